@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io::{IsTerminal, stderr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::ValueEnum;
+use command::LogLimiter;
 use command::log_filter::{self, InvalidFilter};
 use ffmpeg_next::ffi;
 use parking_lot::Mutex;
@@ -105,13 +106,8 @@ unsafe extern "C" fn callback(
 /// Logs an FFmpeg line one level lower than FFmpeg does: this program handles the errors and reports their outcome itself.
 fn forward(level: c_int, line: &str) {
     let level = if IS_QUIET.get() { level.max(ffi::AV_LOG_INFO as c_int) } else { level };
-    if level <= ffi::AV_LOG_WARNING as c_int && !REPEATS.lock().admits(line, Instant::now()) {
-        return;
-    }
-    if level <= ffi::AV_LOG_FATAL as c_int {
-        tracing::error!(target: "ffmpeg", "{line}");
-    } else if level <= ffi::AV_LOG_ERROR as c_int {
-        tracing::warn!(target: "ffmpeg", "{line}");
+    if level <= ffi::AV_LOG_ERROR as c_int {
+        FAILURES.lock().note(Instant::now(), (level <= ffi::AV_LOG_FATAL as c_int, line.to_owned()));
     } else if level <= ffi::AV_LOG_INFO as c_int {
         tracing::debug!(target: "ffmpeg", "{line}");
     } else {
@@ -119,51 +115,25 @@ fn forward(level: c_int, line: &str) {
     }
 }
 
-/// Passes a repeating line at most once a second, and counts the repeats.
-#[derive(Debug)]
-struct RepeatFilter {
-    line: String,
-    next: Option<Instant>,
-    suppressed: u64,
-}
-
-impl RepeatFilter {
-    fn admits(&mut self, line: &str, now: Instant) -> bool {
-        if self.line == line && self.next.is_some_and(|next| now < next) {
-            self.suppressed += 1;
-            return false;
-        }
-        if self.suppressed > 0 {
-            tracing::warn!(target: "ffmpeg", repeats = self.suppressed, "{}", self.line);
-        }
-        *self = Self { line: line.to_owned(), next: Some(now + Duration::from_secs(1)), suppressed: 0 };
-        true
-    }
+/// Writes FFmpeg's lines about failures that were not written yet; to be called when the program ends.
+pub fn finish() {
+    FAILURES.lock().finish();
 }
 
 thread_local! {
     static IS_QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-static REPEATS: Mutex<RepeatFilter> = Mutex::new(RepeatFilter { line: String::new(), next: None, suppressed: 0 });
+/// Lines about failures, and whether each is fatal. A damaged file causes several for each picture, of which no two are the same.
+static FAILURES: Mutex<LogLimiter<(bool, String)>> =
+    Mutex::new(LogLimiter::with_burst(FAILURE_LINES, |lines, (is_fatal, line)| match is_fatal {
+        true => tracing::error!(target: "ffmpeg", lines, "{line}"),
+        false => tracing::warn!(target: "ffmpeg", lines, "{line}"),
+    }));
+
+/// Bounds the lines about failures within ten seconds: one failure takes several lines to explain.
+const FAILURE_LINES: u32 = 10;
 
 /// FFmpeg's own limit on a line.
 #[cfg(target_arch = "x86_64")]
 const MAX_LINE_BYTES: usize = 1024;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn repeated_lines_are_counted_and_suppressed() {
-        let mut repeats = RepeatFilter { line: String::new(), next: None, suppressed: 0 };
-        let start = Instant::now();
-        let at = |millis| start + Duration::from_millis(millis);
-        let told: Vec<_> = [("a", 0), ("a", 10), ("a", 999), ("a", 1000), ("b", 1001), ("b", 1002)]
-            .into_iter()
-            .map(|(line, millis)| repeats.admits(line, at(millis)))
-            .collect();
-        assert_eq!(told, [true, false, false, true, true, false]);
-    }
-}

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             Err(error) => return wrong_usage(&error.to_string()),
         },
     };
+    log::finish();
     let Err(error) = result else { return Exit::Success.into() };
     tracing::error!("{}", command::with_causes(error.chain()));
     exit::exit_of(&error).into()

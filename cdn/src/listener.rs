@@ -3,11 +3,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use command::LogLimiter;
 use net::connection_limit::{ConnectionLimiter, ConnectionPermit, Rejected};
 use net::connection_slots::{ConnectionSlot, ConnectionSlots};
 use net::listen::canonical;
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 
 /// Admits connections, or rejects them.
@@ -43,11 +45,15 @@ impl Admission for Arc<ConnectionLimiter> {
 pub(crate) struct LimitedListener<A = Arc<ConnectionLimiter>> {
     listener: TcpListener,
     admission: A,
+    error_log: Mutex<LogLimiter<String>>,
 }
 
 impl<A: Admission> LimitedListener<A> {
     pub(crate) fn new(listener: TcpListener, admission: A) -> Self {
-        Self { listener, admission }
+        let error_log = LogLimiter::new(|errors, error: &String| {
+            tracing::error!(error, errors, "cannot accept a connection");
+        });
+        Self { listener, admission, error_log: Mutex::new(error_log) }
     }
 
     /// Accepts the next connection within the limits. Connections beyond them are closed at once and counted. Waits while the
@@ -59,7 +65,7 @@ impl<A: Admission> LimitedListener<A> {
                 Err(error) if is_about_one_connection(&error) => continue,
                 Err(error) => {
                     // Out of file descriptors or memory, until another connection closes.
-                    tracing::error!(%error, "cannot accept a connection");
+                    self.error_log.lock().note(Instant::now(), error.to_string());
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }

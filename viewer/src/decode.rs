@@ -6,8 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use command::LogLimiter;
 use media::codec::{CodecConfig, capture_time_sei};
 use media::latency::{Stage, StageTimes};
 use media::{Epoch, Timestamp, TrackKind};
@@ -38,6 +39,7 @@ pub struct DecodedFrame {
 pub fn video(player: &PlayerContext, out: &SyncSender<DecodedFrame>) {
     let mut decoding: Option<ActiveDecoder> = None;
     let mut pictures = Vec::new();
+    let mut errors = ErrorLog::new(|count, error| error!(error, count, "cannot decode the video"));
     while let Some(work) = player.next_job(TrackKind::Video) {
         let Some(track) = work.catalog.track(work.unit.track) else { continue };
         let begun = player.clock.now();
@@ -49,7 +51,7 @@ pub fn video(player: &PlayerContext, out: &SyncSender<DecodedFrame>) {
                     return;
                 }
             }
-            decoding = Some(ActiveDecoder::open(&work, &track.config));
+            decoding = Some(ActiveDecoder::open(&work, &track.config, &mut errors));
         }
         let Some(current) = &mut decoding else { continue };
         current.expect(player, &work, begun);
@@ -58,7 +60,7 @@ pub fn video(player: &PlayerContext, out: &SyncSender<DecodedFrame>) {
             decoder.flush();
         }
         if let Err(error) = decoder.decode(&work.unit, &mut pictures) {
-            note_error(player, &error);
+            errors.on_unit(player, &error);
         }
         note_delay(player, &work, &pictures, begun);
         if send(player, current, &mut pictures, out).is_err() {
@@ -75,11 +77,11 @@ pub fn video(player: &PlayerContext, out: &SyncSender<DecodedFrame>) {
 pub fn audio(player: &PlayerContext, queue: Option<&Arc<Mutex<SoundQueue>>>) {
     let mut open: Option<(u32, CodecConfig, Option<AudioDecoder>)> = None;
     let mut sounds = Vec::new();
+    let mut errors = ErrorLog::new(|count, error| error!(error, count, "cannot decode the audio"));
     while let Some(work) = player.next_job(TrackKind::Audio) {
         let Some(track) = work.catalog.track(work.unit.track) else { continue };
         if open.as_ref().is_none_or(|(timeline, config, _)| *timeline != work.timeline || *config != track.config) {
-            let decoder =
-                AudioDecoder::new(&track.config, RATE).inspect_err(|error| error!(%error, "cannot decode the audio"));
+            let decoder = AudioDecoder::new(&track.config, RATE).inspect_err(|error| errors.on_decoder(error));
             open = Some((work.timeline, track.config.clone(), decoder.ok()));
         }
         let Some((_, _, Some(decoder))) = &mut open else { continue };
@@ -88,7 +90,7 @@ pub fn audio(player: &PlayerContext, queue: Option<&Arc<Mutex<SoundQueue>>>) {
         }
         match decoder.decode(&work.unit, &mut sounds) {
             Ok(()) => player.stats.lock().heard(player.clock.now()),
-            Err(error) => note_error(player, &error),
+            Err(error) => errors.on_unit(player, &error),
         }
         if let Some(queue) = queue {
             let mut queue = queue.lock();
@@ -118,8 +120,8 @@ struct Pending {
 }
 
 impl ActiveDecoder {
-    fn open(work: &DecodeJob, config: &CodecConfig) -> Self {
-        let decoder = VideoDecoder::new(config).inspect_err(|error| error!(%error, "cannot decode the video")).ok();
+    fn open(work: &DecodeJob, config: &CodecConfig, errors: &mut ErrorLog) -> Self {
+        let decoder = VideoDecoder::new(config).inspect_err(|error| errors.on_decoder(error)).ok();
         let pending = VecDeque::new();
         Self { timeline: work.timeline, epoch: work.unit.epoch, config: config.clone(), decoder, pending }
     }
@@ -172,12 +174,26 @@ fn note_delay(player: &PlayerContext, work: &DecodeJob, pictures: &[Picture], be
     }
 }
 
-fn note_error(player: &PlayerContext, error: &crate::ffmpeg::Error) {
-    let mut stats = player.stats.lock();
-    stats.decode_errors += 1;
-    // A broken stream fails many times a second: log every power of two.
-    if stats.decode_errors.is_power_of_two() {
-        warn!(%error, errors = stats.decode_errors, "cannot decode a unit");
+/// Logs what cannot be decoded: a broken stream fails many times a second, and may change its format as often.
+struct ErrorLog {
+    decoders: LogLimiter<String>,
+    units: LogLimiter<String>,
+}
+
+impl ErrorLog {
+    /// `no_decoder` logs that no decoder could be opened.
+    fn new(no_decoder: fn(u64, &String)) -> Self {
+        let units = LogLimiter::new(|errors, error: &String| warn!(error, errors, "cannot decode a unit"));
+        Self { decoders: LogLimiter::new(no_decoder), units }
+    }
+
+    fn on_decoder(&mut self, error: &crate::ffmpeg::Error) {
+        self.decoders.note(Instant::now(), error.to_string());
+    }
+
+    fn on_unit(&mut self, player: &PlayerContext, error: &crate::ffmpeg::Error) {
+        player.stats.lock().decode_errors += 1;
+        self.units.note(Instant::now(), error.to_string());
     }
 }
 
@@ -187,3 +203,29 @@ pub const RATE: u32 = 48_000;
 const MAX_PENDING: usize = 64;
 /// Bounds what a slow decoder adds to the buffer.
 const MAX_DECODING: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::captured_log::captured_log;
+    use crate::playback::PlayoutConfig;
+
+    #[test]
+    fn a_stream_that_cannot_be_decoded_does_not_fill_the_log() {
+        let settings = PlayoutConfig { fixed_target: None, may_skip: true, burst: Duration::ZERO };
+        let player = PlayerContext::new(settings, None);
+        let error = crate::ffmpeg::Error::NoDecoder { codec: "any" };
+        let lines = captured_log(|| {
+            let mut errors = ErrorLog::new(|count, error| error!(error, count, "cannot decode the video"));
+            for _ in 0..1000 {
+                errors.on_decoder(&error);
+                errors.on_unit(&player, &error);
+            }
+        });
+        let of = |text: &str| lines.iter().filter(|line| line.contains(text)).cloned().collect::<Vec<_>>();
+        let (decoders, units) = (of("cannot decode the video"), of("cannot decode a unit"));
+        assert!(decoders.len() == 2 && decoders[1].contains("count=999"), "{decoders:?}");
+        assert!(units.len() == 2 && units[1].contains("errors=999"), "{units:?}");
+        assert_eq!((lines.len(), player.stats.lock().decode_errors), (4, 1000));
+    }
+}

@@ -5,6 +5,8 @@
 //! FFmpeg runs in the threads of [`sandbox`].
 
 pub mod app;
+#[cfg(test)]
+mod captured_log;
 pub mod clock;
 pub mod config;
 pub mod decode;
@@ -13,7 +15,6 @@ pub mod ffmpeg;
 mod figures;
 mod latency_breakdown;
 mod latency_histogram;
-mod log_interval;
 pub mod pipeline;
 pub mod playback;
 pub mod player_context;

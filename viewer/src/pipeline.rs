@@ -5,18 +5,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use command::LogLimiter;
 use media::latency::{DeliveryMode, Stage};
 use media::path_merge::{MergedUnit, PathId, PathMerger};
-use media::{AccessUnit, Catalog, Timestamp, WallClock};
+use media::{AccessUnit, Catalog, Epoch, Timestamp, TrackId, WallClock};
 use net::clock;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use crate::figures;
-use crate::log_interval::LogInterval;
 use crate::player_context::PlayerContext;
 use crate::record::Recorder;
 use crate::source::{self, Event, Position, State};
@@ -62,8 +62,13 @@ pub fn run(
         waiting_since: None,
         catalog: None,
         merged: Vec::new(),
-        catalog_log: LogInterval::default(),
-        loss_log: LogInterval::default(),
+        catalog_log: LogLimiter::new(|catalogs, (epoch, codecs): &(Epoch, Vec<String>)| {
+            info!(%epoch, codecs = codecs.join(", "), tracks = codecs.len(), catalogs, "new catalog");
+        }),
+        loss_log: LogLimiter::new(|lost, track: &TrackId| warn!(%track, lost, "units lost")),
+        state_log: LogLimiter::with_burst(STATE_LINES, |changes, state: &String| {
+            info!(state, changes, "state changed")
+        }),
     };
     let failure = pipeline.run(events, runtime);
     pipeline.finish();
@@ -98,8 +103,9 @@ struct Pipeline<'a> {
     /// The catalog of the last unit.
     catalog: Option<Arc<Catalog>>,
     merged: Vec<MergedUnit>,
-    catalog_log: LogInterval,
-    loss_log: LogInterval,
+    catalog_log: LogLimiter<(Epoch, Vec<String>)>,
+    loss_log: LogLimiter<TrackId>,
+    state_log: LogLimiter<String>,
 }
 
 /// A path that may become the active one.
@@ -221,7 +227,7 @@ impl Pipeline<'_> {
             State::Live => LIVE.to_owned(),
             State::Reconnecting { reason } => format!("reconnecting: {reason}"),
         };
-        info!(state = text, "state changed");
+        self.state_log.note(Instant::now(), text.clone());
         self.player.stats.lock().state = text;
     }
 
@@ -257,10 +263,8 @@ impl Pipeline<'_> {
             {
                 self.player.stats.lock().tracker.set_active_path(active_path, delivery);
             }
-            if lost > 0
-                && let Some(lost) = self.loss_log.due(self.player.clock.now(), lost.into())
-            {
-                warn!(track = %unit.track, lost, "units lost");
+            if lost > 0 {
+                self.loss_log.note_many(Instant::now(), lost.into(), unit.track);
             }
             if self.catalog.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &catalog)) {
                 self.on_catalog(&catalog);
@@ -359,9 +363,7 @@ impl Pipeline<'_> {
             let mut tracks: Vec<_> = catalog.tracks.iter().collect();
             tracks.sort_by_key(|track| track.id);
             let codecs: Vec<String> = tracks.iter().map(|track| figures::track(&track.config)).collect();
-            if let Some(catalogs) = self.catalog_log.due(self.player.clock.now(), 1) {
-                info!(epoch = %catalog.epoch, codecs = codecs.join(", "), tracks = tracks.len(), catalogs, "new catalog");
-            }
+            self.catalog_log.note(Instant::now(), (catalog.epoch, codecs.clone()));
             let mut stats = self.player.stats.lock();
             (stats.codecs, stats.has_video) = (codecs, catalog.video().is_some());
         }
@@ -403,6 +405,8 @@ impl Pipeline<'_> {
 
 /// So many pictures in a row delivered first by another path are a switch: a quarter of a second.
 const WINS_TO_SWITCH: u32 = 8;
+/// Bounds the changes of state that are logged within ten seconds one by one: a start has three.
+const STATE_LINES: u32 = 10;
 /// Milliseconds. Audio and video of a broadcast are not further apart.
 const MAX_TRACK_SKEW: i64 = 2000;
 /// How often gaps and the stop request are checked while no event arrives.

@@ -17,7 +17,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::thread;
 use std::time::{Duration, Instant};
 
-use media::{AccessUnit, Catalog, Track, TrackId};
+use command::LogLimiter;
+use media::{AccessUnit, Catalog, Epoch, Track, TrackId};
 use tracing::{info, warn};
 
 pub use self::muxer_thread::Error as MuxerError;
@@ -100,8 +101,7 @@ impl Recorder {
         };
         let (units, inbox) = sync_channel(QUEUE);
         let (done, result) = sync_channel(1);
-        let (begun, held) = (VecDeque::new(), VecDeque::new());
-        let writer = Writer { target, first, files: 0, begun, open: None, held, started: false };
+        let writer = Writer::new(target, first);
         let run = move || {
             // The receiver may have been dropped already.
             let _ = done.send(writer.run(&inbox));
@@ -179,6 +179,8 @@ struct Writer {
     /// Units that wait until all tracks are known.
     held: VecDeque<(Arc<Catalog>, AccessUnit)>,
     started: bool,
+    skipped_log: LogLimiter<TrackId>,
+    broadcast_log: LogLimiter<Epoch>,
 }
 
 struct OpenFile {
@@ -189,13 +191,30 @@ struct OpenFile {
     offset: i64,
     /// The last DTS written of each track, in the file's time.
     last: BTreeMap<TrackId, i64>,
-    left_out: u64,
     child: Option<Child>,
     /// Whether the other end of the pipe has closed.
     closed: Arc<AtomicBool>,
 }
 
 impl Writer {
+    fn new(target: Target, first: Option<FirstFile>) -> Self {
+        Self {
+            target,
+            first,
+            files: 0,
+            begun: VecDeque::new(),
+            open: None,
+            held: VecDeque::new(),
+            started: false,
+            skipped_log: LogLimiter::new(|skipped, track: &TrackId| {
+                warn!(%track, skipped, "skipped a unit: its timestamp is not after the last one written");
+            }),
+            broadcast_log: LogLimiter::new(|broadcasts, epoch: &Epoch| {
+                info!(%epoch, broadcasts, "the recording continues with the next broadcast");
+            }),
+        }
+    }
+
     fn run(mut self, inbox: &Receiver<(Arc<Catalog>, AccessUnit)>) -> Result<(), Error> {
         let result = self.write_all(inbox);
         let closed = self.close(result);
@@ -249,10 +268,7 @@ impl Writer {
         let dts = unit.dts.as_millis().saturating_add(open.offset);
         if open.last.get(&unit.track).is_some_and(|last| dts <= *last) {
             // When one broadcast follows another, a track may begin before the last one ended, which no container allows.
-            open.left_out += 1;
-            if open.left_out.is_power_of_two() {
-                warn!(track = %unit.track, skipped = open.left_out, "skipped a unit: its timestamp is not after the last one written");
-            }
+            self.skipped_log.note(Instant::now(), unit.track);
             return Ok(());
         }
         open.muxer.write(unit, open.offset)?;
@@ -266,7 +282,7 @@ impl Writer {
             Some(open) if is_same(&open.tracks, &catalog.tracks) => {
                 if open.catalog.epoch != catalog.epoch {
                     open.offset = next_offset(open, catalog, unit);
-                    info!(epoch = %catalog.epoch, "the recording continues with the next broadcast");
+                    self.broadcast_log.note(Instant::now(), catalog.epoch);
                 }
                 open.catalog = catalog.clone();
                 Ok(())
@@ -324,7 +340,7 @@ impl Writer {
         };
         let offset = -unit.dts.as_millis();
         let (catalog, last) = (catalog.clone(), BTreeMap::new());
-        Ok(OpenFile { muxer, tracks, catalog, offset, last, left_out: 0, child, closed })
+        Ok(OpenFile { muxer, tracks, catalog, offset, last, child, closed })
     }
 
     /// Finishes the open file or pipe; `result` is the result of writing so far.

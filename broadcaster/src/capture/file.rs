@@ -7,13 +7,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
+use command::LogLimiter;
 use ffmpeg_next::format::context::Input;
 use ffmpeg_next::media::Type;
 use ffmpeg_next::{Packet, Rational, decoder, frame};
 use media::TrackId;
 use media::catalog::{Metadata, Value};
-use media::codec::Format;
+use media::codec::{Codec, Format};
 
 use super::decoding_time::{DecodingTimes, Timed};
 use super::frame_rate_limit::FrameRateLimit;
@@ -134,6 +136,18 @@ pub fn run(context: &CaptureContext, plan: &FileProbe, pictures: &Arc<DropOldest
         frame_rate_limit: FrameRateLimit::new(context.settings.video.fps),
         offsets: TimestampOffsets::default(),
         sound: None,
+        jump_log: LogLimiter::new(|jumps, (track, dts, jump_ms): &(TrackId, i64, i64)| {
+            tracing::info!(%track, dts, jump_ms, jumps, "timestamp jump in the file, removed from the broadcast");
+        }),
+        damage_log: LogLimiter::new(|packets, (track, dts, error): &(TrackId, i64, String)| {
+            tracing::warn!(%track, dts, error, packets, "dropped a damaged packet");
+        }),
+        format_log: LogLimiter::with_burst(
+            FORMAT_LINES,
+            |formats, (track, codec, format): &(TrackId, Codec, Format)| {
+                tracing::info!(%track, codec = codec.name(), ?format, formats, "passing through");
+            },
+        ),
     };
     loop {
         let goes_on = player.play_once()?;
@@ -155,6 +169,9 @@ struct FilePlayback<'a> {
     frame_rate_limit: FrameRateLimit,
     offsets: TimestampOffsets,
     sound: Option<AudioEncoding>,
+    jump_log: LogLimiter<(TrackId, i64, i64)>,
+    damage_log: LogLimiter<(TrackId, i64, String)>,
+    format_log: LogLimiter<(TrackId, Codec, Format)>,
 }
 
 /// One stream of the file.
@@ -264,7 +281,7 @@ impl FilePlayback<'_> {
         let duration = stream.millis(packet.duration()).max(1);
         let packet_offset = self.offsets.next(&mut stream.offset, dts, duration, || (now - pts).max(-dts));
         if let Some(jump) = packet_offset.jump {
-            tracing::info!(track = %stream.track, dts, jump_ms = jump, "timestamp jump in the file, removed from the broadcast");
+            self.jump_log.note(Instant::now(), (stream.track, dts, jump));
         }
         let offset = packet_offset.offset;
         if !self.context.shutdown.sleep(self.context.clock.until((dts + offset) * 1000)) {
@@ -278,13 +295,13 @@ impl FilePlayback<'_> {
                 let unit = match bitstream.unit(packet.data().unwrap_or_default(), packet.is_key()) {
                     Ok(unit) => unit,
                     Err(error) => {
-                        tracing::warn!(track = %stream.track, dts, %error, "dropped a damaged packet");
+                        self.damage_log.note(Instant::now(), (stream.track, dts, error.to_string()));
                         return Ok(true);
                     }
                 };
                 if let Some(config) = bitstream.config().filter(|_| unit.reconfigured || !*announced) {
                     *announced = true;
-                    tracing::info!(track = %stream.track, codec = config.codec.name(), format = ?config.format, "passing through");
+                    self.format_log.note(Instant::now(), (stream.track, config.codec, config.format));
                     self.context.broadcast.add_track(stream.track, config.clone(), stream.about.clone());
                 }
                 if !unit.payload.is_empty() {
@@ -424,5 +441,7 @@ fn format_of(parameters: &ffmpeg_next::codec::Parameters, kind: Type) -> Format 
     }
 }
 
+/// Bounds the formats of a file that are logged within ten seconds one by one: each track has one, unless the file changes it.
+const FORMAT_LINES: u32 = 4;
 /// Milliseconds. A shorter loop, such as of a still image, would spin.
 const SHORTEST_LOOP: i64 = 20;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use command::LogLimiter;
 use media::latency::Stage;
 use media::{Catalog, Cursor, Timestamp, TrackKind, TrackOrder};
 use net::rtmp::client::{self, ClientOptions, Publisher};
@@ -183,12 +184,15 @@ impl RtmpPublisher {
         let (mut latency_reporter, mut spread) = (LatencyReporter::default(), IdrPacer::default());
         // Order of the units sent over this connection, as the server sees it.
         let mut order = TrackOrder::default();
+        let mut skip_log = LogLimiter::new(|units, ()| {
+            tracing::warn!(units, "publishing is too slow: skipped units up to the newest IDR");
+        });
         loop {
             let progress = *changed.borrow_and_update();
             let read = self.broadcast.with_window(|window| cursor.read(window, READ_BATCH_BYTES));
             if read.skipped > 0 {
                 self.stats.units_dropped.add(read.skipped);
-                tracing::warn!(units = read.skipped, "publishing is too slow: skipped units up to the newest IDR");
+                skip_log.note_many(Instant::now(), read.skipped, ());
             }
             let is_reported = latency_reporter.report(&self.broadcast, publisher, self.stats.lan_viewers.value());
             // The exchange of the report before has ended; there is none in between.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use command::LogLimiter;
 use media::latency::DeliveryMode;
 use media::path_merge::Predecessor;
 use media::select::PathProfile;
@@ -134,7 +135,7 @@ fn with_resume(name: &str, resume: Option<ResumePoint>) -> String {
 struct MessageDemuxer {
     demuxer: flv::Demuxer,
     catalog: Arc<Catalog>,
-    refused: u64,
+    skip_log: LogLimiter<String>,
     /// Whether the server states epochs.
     named: bool,
     /// The broadcast before this connection, and its newest DTS.
@@ -162,7 +163,9 @@ impl MessageDemuxer {
             seen: resume.and_then(|(epoch, last)| Some((*epoch, last.iter().map(|(_, dts)| *dts).max()?))),
             demuxer: flv::Demuxer::new(fallback),
             catalog: Arc::new(Catalog::new(fallback)),
-            refused: 0,
+            skip_log: LogLimiter::new(|skipped, error: &String| {
+                warn!(error, skipped, "skipped a message that cannot be parsed");
+            }),
             named: false,
             states_gaps: false,
             order: TrackOrder::default(),
@@ -196,10 +199,7 @@ impl MessageDemuxer {
 
     /// Tag bodies are independent: what cannot be parsed of one is skipped.
     fn skip(&mut self, error: &flv::Error) {
-        self.refused += 1;
-        if self.refused.is_power_of_two() {
-            warn!(%error, skipped = self.refused, "skipped a message that cannot be parsed");
-        }
+        self.skip_log.note(Instant::now(), error.to_string());
     }
 
     fn apply(&mut self, events: Vec<flv::Event>) -> Vec<Arrived> {
@@ -262,7 +262,9 @@ impl MessageDemuxer {
     /// The publisher has left. The next one may have other tracks and another clock, which only Nearcast servers state.
     fn end(&mut self) {
         if !self.named {
-            *self = Self { states_gaps: self.states_gaps, ..Self::new(random_epoch(), None) };
+            let new = Self { states_gaps: self.states_gaps, ..Self::new(random_epoch(), None) };
+            let old = std::mem::replace(self, new);
+            self.skip_log = old.skip_log;
         } else if !self.states_gaps {
             self.forget_tracks();
         }

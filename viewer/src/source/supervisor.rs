@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use command::LogLimiter;
 use media::Epoch;
 use media::path_merge::PathId;
 use media::select::{Action, Selector, SelectorConfig};
@@ -28,6 +29,9 @@ pub async fn run(url: String, options: PathOptions, position: Position, events: 
         Err(error) => return drop(events.send(Event::Failed(error)).await),
     };
     let (mut wait, mut unknown_since) = (RETRY_MIN, None);
+    let mut failure_log = LogLimiter::new(|attempts, error: &String| {
+        warn!(error, attempts, "cannot query the server; retrying");
+    });
     let resolved = loop {
         let _ = events.send(Event::State(State::Connecting)).await;
         let error = match resolve(&url, &options, &http).await {
@@ -39,7 +43,7 @@ pub async fn run(url: String, options: PathOptions, position: Position, events: 
         if !error.retry() && !is_for_now {
             return drop(events.send(Event::Failed(error)).await);
         }
-        warn!(%error, "cannot query the server; retrying");
+        failure_log.note(std::time::Instant::now(), error.to_string());
         if events.send(Event::State(State::Reconnecting { reason: error.to_string() })).await.is_err() {
             return;
         }
@@ -124,6 +128,8 @@ struct Supervisor {
     inbox: mpsc::Receiver<(PathId, u64, PathEvent)>,
     clock: RunningClock,
     state: Option<State>,
+    end_log: LogLimiter<()>,
+    stall_log: LogLimiter<()>,
 }
 
 /// The receiver of the events was dropped, or the stream has ended.
@@ -175,6 +181,8 @@ impl Supervisor {
             inbox,
             clock: RunningClock::new(Instant::now()),
             state: Some(State::Connecting),
+            end_log: LogLimiter::new(|times, ()| info!(times, "The stream has ended")),
+            stall_log: LogLimiter::new(|times, ()| info!(times, "the server sends no new media")),
         }
     }
 
@@ -282,11 +290,11 @@ impl Supervisor {
                 }
             }
             PathEvent::NotLive => {
-                info!("The stream has ended");
+                self.end_log.note(std::time::Instant::now(), ());
                 self.set_state(State::Waiting).await?;
             }
             PathEvent::Stalled => {
-                info!("the server sends no new media");
+                self.stall_log.note(std::time::Instant::now(), ());
                 self.set_state(State::Waiting).await?;
             }
             PathEvent::Idle => self.selector.on_idle(id),
@@ -330,7 +338,7 @@ impl Supervisor {
                 }
                 match result {
                     Ok(()) if self.paths.len() == 1 => {
-                        info!("The stream has ended");
+                        self.end_log.note(std::time::Instant::now(), ());
                         self.send(Event::Ended).await?;
                         return Err(Closed);
                     }

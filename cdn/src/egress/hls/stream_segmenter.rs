@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use command::LogLimiter;
 use media::cmaf::{SegmentWindow, Segmenter, SegmenterConfig};
 use media::live_window::{Cursor, LiveWindow};
 use media::time::WallClock;
@@ -13,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::hls_stream::HlsStream;
 use super::listed_units::ListedUnits;
 use super::settings::HlsSettings;
-use crate::hub::PublishState;
+use crate::hub::{HubStream, PublishState};
 
 /// Segments until the stream is removed or the server shuts down.
 pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: HlsSettings) {
@@ -27,6 +28,9 @@ pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: HlsSettings) {
     // Whether the playlist has ended, and whether it was dropped since.
     let (mut has_ended, mut is_dropped) = (true, true);
     let mut listed_units = ListedUnits::default();
+    let mut skip_log = LogLimiter::new(|units, stream: &Arc<HubStream>| {
+        warn!(stream = stream.name(), units, "HLS packaging fell behind: skipped units");
+    });
     loop {
         changed.borrow_and_update();
         // Read the state before the units, so that units pushed before the end are packaged before it.
@@ -35,7 +39,7 @@ pub(super) async fn run(hls_stream: Arc<HlsStream>, settings: HlsSettings) {
         loop {
             let read = stream.read(&mut cursor, READ_BATCH_BYTES);
             if read.skipped > 0 {
-                warn!(stream = stream.name(), units = read.skipped, "HLS packaging fell behind: skipped units");
+                skip_log.note_many(Instant::now(), read.skipped, stream.clone());
             }
             if read.entries.is_empty() {
                 break;

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use command::LogLimiter;
 use net::rtmp::server::Publisher;
 use net::rtmp::{self, Message, PublisherTiming, Resume};
+use net::trust::Pin;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::pending::PendingLimits;
@@ -65,6 +67,9 @@ where
     let mut reader = Reader::new(limits, super::last_epoch(publish.high_water()));
     let mut unreadable = UnreadableMessages::default();
     let mut epoch = None;
+    let mut peer_log = LogLimiter::new(|offers, (pin, addresses): &(Pin, usize)| {
+        tracing::info!(%pin, addresses, offers, "the publisher serves LAN viewers");
+    });
     // The registration is dropped with the publisher.
     let mut offer = None;
     loop {
@@ -80,7 +85,7 @@ where
                     return (Ended::Unpublished, Some(publisher));
                 }
                 Ok(Some(Message::Peer(peer))) => {
-                    tracing::info!(pin = %peer.pin, addresses = peer.addresses.len(), "the publisher serves LAN viewers");
+                    peer_log.note(Instant::now(), (peer.pin, peer.addresses.len()));
                     let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
                     drop(offer.replace(context.peers.register(publish.stream().name(), session, peer, context.from)));
                     continue;

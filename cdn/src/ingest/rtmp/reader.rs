@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
+use command::LogLimiter;
 use media::flv::{self, Demuxer, Event};
+use media::timestamp_mapper::ClockCorrection;
 use media::timestamp_unwrap::TimestampUnwrapper;
-use media::{Epoch, Timestamp};
+use media::{Epoch, Timestamp, TrackId};
 use net::rtmp::{Gap, Message, Metadata};
 
 use crate::ingest::epochs::TooManyEpochs;
@@ -18,6 +20,7 @@ pub(crate) struct Reader {
     assembler: TrackAssembler,
     /// Tracks of the newest message that were refused, though others were not.
     refused: Vec<Error>,
+    correction_log: LogLimiter<(TrackId, ClockCorrection)>,
 }
 
 /// Why a message is refused.
@@ -36,7 +39,10 @@ impl Reader {
     /// `last_epoch`: the stream's last epoch before this publisher, and its newest DTS.
     pub(crate) fn new(limits: PendingLimits, last_epoch: Option<(Epoch, Timestamp)>) -> Self {
         let assembler = TrackAssembler::new(limits, last_epoch);
-        Self { demuxer: Demuxer::new(assembler.epoch()), assembler, refused: Vec::new() }
+        let correction_log = LogLimiter::new(|corrections, (track, correction): &(TrackId, ClockCorrection)| {
+            tracing::info!(%track, ?correction, corrections, "timestamps of the publisher are corrected");
+        });
+        Self { demuxer: Demuxer::new(assembler.epoch()), assembler, refused: Vec::new(), correction_log }
     }
 
     /// The epoch of the units that arrive now.
@@ -91,7 +97,7 @@ impl Reader {
                 Event::Track(track) => ready.extend(self.assembler.on_track(track)),
                 Event::Unit(unit) => ready.extend(self.assembler.on_unit(unit, now)),
                 Event::ClockCorrected(track, correction) => {
-                    tracing::info!(%track, ?correction, "timestamps of the publisher are corrected");
+                    self.correction_log.note(now, (track, correction));
                 }
                 Event::EndOfSequence(track) => tracing::debug!(%track, "end of sequence"),
                 Event::Refused(error) => self.refused.push(error.into()),

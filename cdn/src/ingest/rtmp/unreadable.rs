@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use command::LogLimiter;
 use media::catalog::MAX_TRACKS;
 use media::{TrackId, flv};
 
 use super::reader::Error;
 
 /// Counts the messages of one publisher that cannot be read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct UnreadableMessages {
     in_a_row: u32,
-    unreported: u64,
-    reported: Option<Instant>,
+    log: LogLimiter<String>,
     undecodable: BTreeMap<TrackId, Undecodable>,
 }
 
@@ -24,22 +24,26 @@ struct Undecodable {
     newest: Instant,
 }
 
+impl Default for UnreadableMessages {
+    fn default() -> Self {
+        let log = LogLimiter::new(|count, error: &String| {
+            tracing::warn!(error, count, "skipped messages that cannot be read");
+        });
+        Self { in_a_row: 0, log, undecodable: BTreeMap::new() }
+    }
+}
+
 impl UnreadableMessages {
     /// Notes that a message could be read.
     pub(super) fn end_row(&mut self) {
         self.in_a_row = 0;
     }
 
-    /// Counts a message and logs it, at most once per [`REPORT_INTERVAL`]. Returns why the publisher must be refused, if it must: because nothing
+    /// Counts a message and logs it. Returns why the publisher must be refused, if it must: because nothing
     /// that it sends can be read, or because one of its tracks can never be decoded, which its viewers would notice and it would not.
     pub(super) fn count(&mut self, error: &Error, now: Instant) -> Option<String> {
         self.in_a_row += 1;
-        self.unreported += 1;
-        if self.reported.is_none_or(|at| now.saturating_duration_since(at) >= REPORT_INTERVAL) {
-            tracing::warn!(%error, count = self.unreported, "skipped messages that cannot be read");
-            self.reported = Some(now);
-            self.unreported = 0;
-        }
+        self.log.note(now, error.to_string());
         match error {
             Error::TooManyEpochs(_) => return Some(error.to_string()),
             Error::Body(error @ (flv::Error::NoConfiguration(track) | flv::Error::TooManyTracks(track))) => {
@@ -67,8 +71,6 @@ impl UnreadableMessages {
     }
 }
 
-/// Minimum time between log lines.
-const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a track may send media that cannot be decoded. Encoders that repeat its configuration send it with every IDR.
 const MAX_UNDECODABLE: Duration = Duration::from_secs(10);
 /// Unreadable messages in a row after which a publisher is refused. With an unsupported codec it sends some 80 per second; a damaged stream recovers

@@ -15,7 +15,7 @@ use media::hls::client::{Fetch, resolve};
 use net::clock;
 use reqwest::Response;
 use tokio::time::sleep;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::super::http::HttpClient;
 use super::super::{Error, EventSender, PathEvent, Position};
@@ -138,7 +138,7 @@ pub(super) async fn run(
         }
         // The part stays pending, since a server that is down may still have it after a restart.
         if !error.retry() || media_playlist(&state.playlist, http).await.is_ok() {
-            warn!(%error, "a part was skipped");
+            state.skip_log.note(std::time::Instant::now(), error.to_string());
             state.fetch_pending = false;
             state.parts.on_fetch_failed();
         }

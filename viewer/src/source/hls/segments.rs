@@ -7,7 +7,7 @@ use media::hls;
 use media::hls::client::{Fetch, PlaylistAction, resolve};
 use net::clock;
 use tokio::time::{sleep, sleep_until};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::super::http::HttpClient;
 use super::super::{Closed, Error, EventSender, PathEvent};
@@ -84,7 +84,7 @@ pub(super) async fn run(
                 if error.retry() && media_playlist(&state.playlist, http).await.is_err() {
                     return Err(error);
                 }
-                warn!(%error, msn = fetch.msn, "a segment was skipped");
+                state.skip_log.note(std::time::Instant::now(), format!("{error} (segment {})", fetch.msn));
                 state.fetch_pending = false;
                 state.playlist_client.on_fetch_failed();
                 (failed_fetches, lost) = (0, lost + 1);

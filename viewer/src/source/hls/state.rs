@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use command::LogLimiter;
 use media::hls::client::PlaylistClient;
 use media::hls::client::parts::PartClient;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::reader::SegmentReader;
 
@@ -24,6 +26,8 @@ pub(super) struct HlsState {
     pub(super) fetch_pending: bool,
     /// How often playing by parts failed, in a row.
     pub(super) part_failures: u32,
+    /// Segments and parts that were skipped, with the error.
+    pub(super) skip_log: LogLimiter<String>,
 }
 
 impl HlsState {
@@ -37,6 +41,7 @@ impl HlsState {
             started: Instant::now(),
             fetch_pending: false,
             part_failures: 0,
+            skip_log: LogLimiter::new(|skipped, error: &String| warn!(error, skipped, "a segment or part was skipped")),
         }
     }
 
