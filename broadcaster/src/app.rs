@@ -1,7 +1,8 @@
 //! Assembles a broadcaster, runs it and ends it.
 //!
-//! The order matters. Sources are opened or probed before a connection is made, so that a mistake on the command line interrupts
-//! no running stream. A file waits for the first connection, so that its beginning is not lost. At the end sources stop, encoders
+//! The order matters. Sources and encoders are opened before a connection is made, so that what cannot be captured or encoded interrupts
+//! no running stream: a live source has delivered, and its first unit is encoded. A file waits for the first connection, so that its
+//! beginning is not lost; its decoders and encoders are tried before. At the end sources stop, encoders
 //! are drained, what is queued is sent, and the stream is unpublished.
 
 use std::sync::Arc;
@@ -14,10 +15,11 @@ use net::trace::Trace;
 use tokio::sync::watch;
 
 use crate::broadcast::Broadcast;
-use crate::capture::plan::CapturePlan;
+use crate::capture::plan::{self, CapturePlan};
 use crate::capture::{self, CaptureContext, devices};
 use crate::clock::BroadcastClock;
 use crate::config::BroadcastSettings;
+use crate::encode::encoder::Encoder;
 use crate::log::LogFormat;
 use crate::peer::{self, PeerServer};
 use crate::publish::unit_log::UnitLog;
@@ -31,7 +33,7 @@ use crate::status::{self, StatsSampler};
 #[non_exhaustive]
 pub enum Error {
     /// `--duration` passed before anything was sent.
-    #[error("nothing was sent: no server was reachable before the duration elapsed")]
+    #[error("nothing was sent before the duration elapsed: no server was reachable, or the source delivered nothing")]
     NothingSent,
 }
 
@@ -51,7 +53,9 @@ pub fn list_devices(json: bool) -> anyhow::Result<String> {
 /// [`Error`], [`publish::Error`], or what opening a source, the peer server, the unit log or the trace failed with.
 pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<()> {
     capture::init().context("FFmpeg does not initialise")?;
-    let plan = CapturePlan::make(&settings.source, &settings.audio, &settings.capture)?;
+    Encoder::check_name(&settings.capture.video.encoder).map_err(plan::Error::from)?;
+    let plan = CapturePlan::make(&settings.source, &settings.audio, &settings.capture).map_err(plan::Error::from)?;
+    plan.verify(&settings.capture)?;
     let unit_log =
         settings.unit_log.as_deref().map(UnitLog::create).transpose().context("cannot create the unit log")?;
 
@@ -73,6 +77,21 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
         shutdown: ShutdownSignal::default(),
     };
 
+    let signal = terminated(Signals::new().context("cannot handle signals")?);
+    // Time spent opening sources and connecting counts.
+    let time_up = after(settings.run_for);
+    tokio::pin!(signal, time_up);
+    let required = plan.required_tracks();
+    let (mut live_sources, file) = if plan.is_file() { (None, Some(plan)) } else { (Some(plan.start(&context)), None) };
+    if let Some(sources) = &mut live_sources {
+        tokio::select! {
+            () = context.broadcast.begun(&required) => {}
+            ended = sources.recv() => return ended.flatten().map_or(Ok(()), |failure| Err(failure.into())),
+            () = &mut signal => return Ok(()),
+            () = &mut time_up => return Err(Error::NothingSent.into()),
+        }
+    }
+
     let (connected, mut is_connected) = watch::channel(false);
     let (abandon_reconnect, should_abandon) = watch::channel(false);
     let url = settings.url.clone();
@@ -92,25 +111,21 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
     let reporting = tokio::spawn(status::run(StatsSampler::new(stats.clone(), broadcast.clone()), log, settings.stats));
     let sampler = StatsSampler::new(stats.clone(), broadcast);
 
-    let signal = terminated(Signals::new().context("cannot handle signals")?);
-    // Time spent connecting counts.
-    let time_up = after(settings.run_for);
-    tokio::pin!(signal, time_up);
     let mut is_time_up = false;
-    let waits = plan.is_file();
     let mut published: Option<Result<(), publish::Error>> = None;
     let mut failure = None;
-    // A file waits for the first connection; a live source does not.
-    let may_start = tokio::select! {
-        _ = is_connected.wait_for(|connected| *connected), if waits => true,
-        () = std::future::ready(()), if !waits => true,
-        result = &mut publishing => { published = Some(flatten(result)); false }
-        () = &mut signal => false,
-        () = &mut time_up => { is_time_up = true; false }
+    let sources = match file {
+        None => live_sources,
+        // A file waits for the first connection.
+        Some(file) => tokio::select! {
+            _ = is_connected.wait_for(|connected| *connected) => Some(file.start(&context)),
+            result = &mut publishing => { published = Some(flatten(result)); None }
+            () = &mut signal => None,
+            () = &mut time_up => { is_time_up = true; None }
+        },
     };
     let mut ended_by_itself = false;
-    if may_start {
-        let mut sources = plan.start(&context);
+    if let Some(mut sources) = sources {
         tokio::select! {
             ended = sources.recv() => {
                 failure = ended.flatten();
@@ -150,7 +165,7 @@ pub async fn run(settings: BroadcastSettings, log: LogFormat) -> anyhow::Result<
     reporting.abort();
     status::finish(&sampler, log, settings.stats);
     if let Some(failure) = failure {
-        anyhow::bail!(failure);
+        return Err(failure.into());
     }
     published?;
     if is_time_up && stats.sent.value() == 0 {

@@ -160,6 +160,20 @@ impl Broadcast {
         self.live.timing()
     }
 
+    /// Waits until there are units to send, and all of `tracks` are known. Cancel safe.
+    pub async fn begun(&self, tracks: &[TrackId]) {
+        let mut changed = self.changed();
+        loop {
+            let has_units = changed.borrow_and_update().next_position > 0;
+            let catalog = self.catalog();
+            if has_units && tracks.iter().all(|track| catalog.track(*track).is_some()) {
+                return;
+            }
+            // Each unit that follows a new track wakes this; the sender lives as long as `self`.
+            let _ = changed.changed().await;
+        }
+    }
+
     /// Ends the broadcast: flushes waiting units; none may follow.
     pub fn end(&self) {
         let mut inner = self.inner.lock();

@@ -342,7 +342,7 @@ pub const EXIT_CODES: [(Exit, &str); 8] = [
     (Exit::Success, "the source or --duration ended, or SIGTERM or SIGINT"),
     (Exit::Failure, "another failure"),
     (Exit::Usage, "the command line or RUST_LOG is wrong"),
-    (Exit::NoInput, "no such camera, display, microphone or file"),
+    (Exit::NoInput, "no such camera, display, microphone or file, or it or the encoder does not work here"),
     (Exit::Unavailable, "the server cannot be reached, or has no such application"),
     (Exit::System, "--lan-listen cannot be listened on"),
     (Exit::CannotCreate, "the unit log or the trace cannot be written"),

@@ -89,7 +89,7 @@ async fn encoder(args: &DoctorArgs) -> Check {
         let encoder = Encoder::open(&settings, video_format)?;
         Ok::<_, Error>((encoder.name().to_owned(), encoder.is_hardware(), started.elapsed()))
     });
-    let at = format!("{width}x{height} at {} fps", video_format.fps);
+    let at = video_format.to_string();
     match timeout(OPEN_TIMEOUT, opening).await {
         Ok(Ok(Ok((name, is_hardware, took)))) => {
             let by = if is_hardware { "hardware" } else { "software" };
@@ -109,11 +109,9 @@ async fn encoder(args: &DoctorArgs) -> Check {
 
 fn encoder_fix(choice: &EncoderChoice) -> &'static str {
     match choice {
-        EncoderChoice::Named(_) => {
-            "omit --encoder, or name one that `ffmpeg -encoders` lists and that supports this size"
-        }
+        EncoderChoice::Named(_) => "omit --encoder, or name one that works here and supports this size",
         _ => {
-            "install an FFmpeg with libx264 (Debian, Ubuntu: sudo apt install libavcodec-extra), or name another encoder with --encoder"
+            "install an FFmpeg with libx264 (Debian, Ubuntu: sudo apt install libavcodec-extra), or name an encoder that works here"
         }
     }
 }

@@ -8,7 +8,7 @@ use media::TrackId;
 
 use super::frame_rate_limit::FrameRateLimit;
 use super::input::{self, InputSpec, ReadError};
-use super::{CaptureContext, devices, run_with_retry};
+use super::{CaptureContext, Need, devices, run_with_retry};
 use crate::encode::audio::AudioEncoding;
 use crate::encode::{DropOldestQueue, Picture, Sound};
 
@@ -41,13 +41,20 @@ pub enum Error {
 }
 
 /// Captures from a camera or screen into `pictures` until capturing must stop.
-pub fn run_video(context: &CaptureContext, device: &devices::VideoDevice, pictures: &Arc<DropOldestQueue<Picture>>) {
+///
+/// # Errors
+/// If the device fails before its first picture.
+pub fn run_video(
+    context: &CaptureContext,
+    device: &devices::VideoDevice,
+    pictures: &Arc<DropOldestQueue<Picture>>,
+) -> Result<(), Error> {
     let mut frame_rate_limit = FrameRateLimit::new(context.settings.video.fps);
-    run_with_retry(context, &device.name, TrackId::VIDEO, |on_working| {
+    run_with_retry(context, &device.name, TrackId::VIDEO, Need::Required, |on_working| {
         // A camera that was plugged in again may have other modes or another device number.
         let spec = device.input_spec(context.settings.video.size, context.settings.video.fps);
         read_video(context, device, &spec, &mut frame_rate_limit, pictures, on_working)
-    });
+    })
 }
 
 fn read_video(
@@ -91,10 +98,14 @@ fn read_video(
     Ok(())
 }
 
-/// Captures and encodes audio from a microphone until capturing must stop.
-pub fn run_audio(context: &CaptureContext, device: &devices::AudioDevice) {
+/// Captures and encodes audio from a microphone until capturing must stop. `is_named`: the user asked for this one.
+///
+/// # Errors
+/// If a microphone that was named fails before its first sound.
+pub fn run_audio(context: &CaptureContext, device: &devices::AudioDevice, is_named: bool) -> Result<(), Error> {
     let mut encoding = None;
-    run_with_retry(context, &device.name, TrackId::AUDIO, |on_working| {
+    let need = if is_named { Need::Required } else { Need::Optional };
+    let result = run_with_retry(context, &device.name, TrackId::AUDIO, need, |on_working| {
         read_audio(context, device, &mut encoding, on_working)
     });
     if let Some(mut encoding) = encoding
@@ -102,6 +113,7 @@ pub fn run_audio(context: &CaptureContext, device: &devices::AudioDevice) {
     {
         tracing::debug!(%error, "cannot flush the audio encoder");
     }
+    result
 }
 
 fn read_audio(

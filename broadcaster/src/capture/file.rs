@@ -24,7 +24,8 @@ use super::timestamp_offset::{self, TimestampOffsets};
 use super::{CaptureContext, CaptureSettings};
 use crate::encode::audio::AudioEncoding;
 use crate::encode::bitstream::{Bitstream, codec_of};
-use crate::encode::{DropOldestQueue, EncoderChoice, Picture, Sound};
+use crate::encode::video::VideoEncoding;
+use crate::encode::{DropOldestQueue, EncoderChoice, Picture, Sound, encoder};
 use crate::timestamps::to_millis;
 
 /// Why a file cannot be played.
@@ -36,6 +37,16 @@ pub enum Error {
     Open {
         /// The file that was given.
         path: PathBuf,
+        /// The reason, by FFmpeg.
+        source: ffmpeg_next::Error,
+    },
+    /// A track that must be re-encoded cannot be decoded.
+    #[error("the {what} of {} cannot be decoded: {source}", path.display())]
+    Undecodable {
+        /// The file that was given.
+        path: PathBuf,
+        /// `video` or `audio`.
+        what: &'static str,
         /// The reason, by FFmpeg.
         source: ffmpeg_next::Error,
     },
@@ -57,6 +68,21 @@ pub enum Error {
     /// Reading or decoding failed.
     #[error("reading failed: {0}")]
     Read(#[from] ffmpeg_next::Error),
+}
+
+/// Why a file cannot be re-encoded here.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// The file cannot be read or decoded.
+    #[error(transparent)]
+    File(#[from] Error),
+    /// No video encoder opens.
+    #[error(transparent)]
+    Video(#[from] encoder::Error),
+    /// No audio encoder opens.
+    #[error(transparent)]
+    Audio(#[from] crate::encode::audio::Error),
 }
 
 /// A file's tracks, and how each will be sent.
@@ -111,6 +137,53 @@ impl FileProbe {
         }
         tracing::info!(file = %path.display(), ?video, ?audio, "playing a file");
         Ok(Self { path: path.to_owned(), video, audio })
+    }
+
+    /// Decodes the first picture and opens the encoders that playing the file needs, and closes them again.
+    ///
+    /// # Errors
+    /// If a track that is not passed through can be decoded or encoded by nothing here.
+    pub fn verify(&self, settings: &CaptureSettings) -> Result<(), VerifyError> {
+        let mut input = open(&self.path, &Default::default())?;
+        if self.audio == Some(TrackAction::Reencode)
+            && let Some((_, parameters, _)) = input::best(&input, Type::Audio)
+        {
+            input::audio_decoder(parameters).map_err(|source| self.undecodable("audio", source))?;
+            AudioEncoding::verify(settings.audio)?;
+        }
+        if self.video == Some(TrackAction::Reencode)
+            && let Some(picture) = self.first_picture(&mut input)?
+        {
+            VideoEncoding::verify(&settings.video, &picture)?;
+        }
+        Ok(())
+    }
+
+    fn first_picture(&self, input: &mut Input) -> Result<Option<Picture>, Error> {
+        let Some((index, parameters, _)) = input::best(input, Type::Video) else { return Ok(None) };
+        let fps = input.stream(index).and_then(|s| input::rate(s.avg_frame_rate()).or(input::rate(s.rate())));
+        let failed = |source| self.undecodable("video", source);
+        let mut decoder = input::video_decoder(parameters).map_err(failed)?;
+        let mut frame = frame::Video::empty();
+        let mut packet = Packet::empty();
+        loop {
+            let read = packet.read(input);
+            // The decoder conceals damaged packets.
+            let _ = match read {
+                Ok(()) if packet.stream() == index => decoder.send_packet(&packet),
+                Ok(()) | Err(ffmpeg_next::Error::InvalidData) => continue,
+                Err(_) => decoder.send_eof(),
+            };
+            match (decoder.receive_frame(&mut frame), read) {
+                (Ok(()), _) => return Ok(Some(Picture { frame, captured: 0, fps })),
+                (Err(_), Ok(())) => {}
+                (Err(error), Err(_)) => return Err(failed(error)),
+            }
+        }
+    }
+
+    fn undecodable(&self, what: &'static str, source: ffmpeg_next::Error) -> Error {
+        Error::Undecodable { path: self.path.clone(), what, source }
     }
 
     /// How the video is sent; `None` if there is none.

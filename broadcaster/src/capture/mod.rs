@@ -66,32 +66,51 @@ pub fn init() -> Result<(), ffmpeg_next::Error> {
     Ok(())
 }
 
+/// Whether a broadcast can begin without a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// It must deliver once. After that, it is reopened whenever it fails.
+    Required,
+    /// The broadcast begins without it, and it is tried again.
+    Optional,
+}
+
 /// Repeats `attempt` until it succeeds or capturing must stop; each failure is logged, counted and followed by a growing wait.
 ///
 /// `attempt` calls its argument once the device delivers, which resets the wait. After a failure the other tracks no longer wait
 /// for `track`.
+///
+/// # Errors
+/// The failure of a required device that has not delivered yet.
 fn run_with_retry<E: std::fmt::Display>(
     context: &CaptureContext,
     device: &str,
     track: TrackId,
+    need: Need,
     mut attempt: impl FnMut(&mut dyn FnMut()) -> Result<(), E>,
-) {
+) -> Result<(), E> {
     let mut backoff = RETRY.build();
+    let mut has_worked = false;
     while !context.shutdown.is_triggered() {
         let mut works = false;
         let result = attempt(&mut || works = true);
         if works {
             backoff = RETRY.build();
+            has_worked = true;
         }
-        let Err(error) = result else { return };
+        let Err(error) = result else { return Ok(()) };
+        if need == Need::Required && !has_worked {
+            return Err(error);
+        }
         context.stats.device_errors.increment();
         context.broadcast.skip_track(track);
         let wait = backoff.next().unwrap_or(MAX_BACKOFF);
         tracing::warn!(device, %error, retry_in_ms = wait.as_millis() as u64, "the device failed; reopening it");
         if !context.shutdown.sleep(wait) {
-            return;
+            break;
         }
     }
+    Ok(())
 }
 
 /// Waits between attempts to open a device: 250 to 500 ms at first, then twice that, up to [`MAX_BACKOFF`] to twice that.

@@ -10,8 +10,9 @@ use tokio::sync::mpsc;
 use super::file::FileProbe;
 use super::source::{Audio, Source};
 use super::{CaptureContext, CaptureSettings, device, devices, file, test_pattern};
+use crate::encode::audio::{self, AudioEncoding};
 use crate::encode::video::VideoEncoding;
-use crate::encode::{DropOldestQueue, EncoderChoice, Picture};
+use crate::encode::{DropOldestQueue, EncoderChoice, Picture, encoder};
 
 /// The sources of a broadcast: selected and probed, but not capturing yet.
 #[derive(Debug)]
@@ -31,7 +32,11 @@ enum SourcePlan {
 /// The source of audio.
 #[derive(Debug)]
 enum AudioPlan {
-    Device(devices::AudioDevice),
+    Device {
+        device: devices::AudioDevice,
+        /// Whether the user asked for this one.
+        is_named: bool,
+    },
     WithFile,
     Tone,
     None,
@@ -41,6 +46,40 @@ enum AudioPlan {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NoInput(String);
+
+/// Why nothing can be captured, or why capturing ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A source is absent or cannot be used.
+    #[error(transparent)]
+    NoInput(#[from] NoInput),
+    /// No video encoder opens, or it failed.
+    #[error(transparent)]
+    Video(#[from] encoder::Error),
+    /// No audio encoder opens.
+    #[error(transparent)]
+    Audio(#[from] audio::Error),
+    /// The test pattern failed.
+    #[error("the test pattern failed: {0}")]
+    Pattern(ffmpeg_next::Error),
+    /// Playing a file failed.
+    #[error(transparent)]
+    File(#[from] file::Error),
+    /// A thread panicked.
+    #[error("the {0} thread panicked")]
+    Panicked(&'static str),
+}
+
+impl From<file::VerifyError> for Error {
+    fn from(error: file::VerifyError) -> Self {
+        match error {
+            file::VerifyError::File(error) => no_input(error).into(),
+            file::VerifyError::Video(error) => error.into(),
+            file::VerifyError::Audio(error) => error.into(),
+        }
+    }
+}
 
 impl CapturePlan {
     /// Selects devices and probes files. Nothing is captured before [`start`](Self::start).
@@ -67,10 +106,13 @@ impl CapturePlan {
         let audio = match (audio, &video) {
             (Audio::None, _) => AudioPlan::None,
             (Audio::Tone, _) | (Audio::Auto, SourcePlan::Test) => AudioPlan::Tone,
-            (Audio::Device(wanted), _) => AudioPlan::Device(devices::microphone(Some(wanted)).map_err(no_input)?),
+            (Audio::Device(wanted), _) => {
+                let device = devices::microphone(Some(wanted)).map_err(no_input)?;
+                AudioPlan::Device { device, is_named: true }
+            }
             (Audio::Auto, SourcePlan::File(file)) => file.audio().map_or(AudioPlan::None, |_| AudioPlan::WithFile),
             (Audio::Auto, SourcePlan::Device(_)) => match devices::microphone(None) {
-                Ok(microphone) => AudioPlan::Device(microphone),
+                Ok(device) => AudioPlan::Device { device, is_named: false },
                 Err(_) => {
                     tracing::info!("no microphone found: broadcasting without audio");
                     AudioPlan::None
@@ -78,6 +120,27 @@ impl CapturePlan {
             },
         };
         Ok(Self { video, audio })
+    }
+
+    /// Opens what can be opened before capturing starts: the audio encoder, and for a file also its decoders and the video encoder. The
+    /// encoder of a live source opens with its first picture.
+    ///
+    /// # Errors
+    /// If a decoder or an encoder does not open.
+    pub fn verify(&self, settings: &CaptureSettings) -> Result<(), Error> {
+        if matches!(self.audio, AudioPlan::Device { .. } | AudioPlan::Tone) {
+            AudioEncoding::verify(settings.audio)?;
+        }
+        if let SourcePlan::File(file) = &self.video {
+            file.verify(settings)?;
+        }
+        Ok(())
+    }
+
+    /// The tracks without which no broadcast begins: the video, and a microphone that the user named.
+    pub fn required_tracks(&self) -> Vec<TrackId> {
+        let is_named = matches!(self.audio, AudioPlan::Device { is_named: true, .. });
+        self.tracks().into_iter().filter(|track| track.is_video() || is_named).collect()
     }
 
     /// The tracks that the sources will deliver.
@@ -95,7 +158,7 @@ impl CapturePlan {
 
     /// Starts the capture threads. The channel delivers once the sources have ended and the encoders are drained: `Some` with the
     /// reason after a failure, or else `None`.
-    pub fn start(self, context: &CaptureContext) -> mpsc::Receiver<Option<String>> {
+    pub fn start(self, context: &CaptureContext) -> mpsc::Receiver<Option<Error>> {
         let (ended, receiver) = mpsc::channel(1);
         let context = context.clone();
         let supervise = move || {
@@ -109,7 +172,7 @@ impl CapturePlan {
     }
 
     /// Runs the video source, the video encoder and the audio source, each on a thread, until the video source ends.
-    fn run(&self, context: &CaptureContext) -> Result<(), String> {
+    fn run(&self, context: &CaptureContext) -> Result<(), Error> {
         let burn_in = context.settings.burn_in.unwrap_or(matches!(self.video, SourcePlan::Test));
         let pictures = Arc::new(DropOldestQueue::<Picture>::new(if self.is_file() { FILE_QUEUE } else { LIVE_QUEUE }));
         let mut settings = context.settings.video.clone();
@@ -130,26 +193,48 @@ impl CapturePlan {
                 result
             });
             let audio = scope.spawn(|| match &self.audio {
-                AudioPlan::Device(device) => device::run_audio(context, device),
-                AudioPlan::Tone => test_pattern::run_tone_or_none(context),
-                AudioPlan::WithFile | AudioPlan::None => {}
-            });
-            let captured = match &self.video {
-                SourcePlan::Device(device) => {
-                    device::run_video(context, device, &pictures);
+                AudioPlan::Device { device, is_named } => {
+                    let result = device::run_audio(context, device, *is_named);
+                    // Without a microphone that was named there is no point in capturing.
+                    if result.is_err() {
+                        pictures.close();
+                        context.shutdown.trigger();
+                    }
+                    result
+                }
+                AudioPlan::Tone => {
+                    test_pattern::run_tone_or_none(context);
                     Ok(())
                 }
-                SourcePlan::Test => test_pattern::run_video(context, &pictures)
-                    .map_err(|error| format!("the test pattern failed: {error}")),
-                SourcePlan::File(file) => file::run(context, file, &pictures).map_err(|error| error.to_string()),
+                AudioPlan::WithFile | AudioPlan::None => Ok(()),
+            });
+            let captured: Result<(), Error> = match &self.video {
+                SourcePlan::Device(device) => {
+                    device::run_video(context, device, &pictures).map_err(|error| unusable(&device.name, error).into())
+                }
+                SourcePlan::Test => test_pattern::run_video(context, &pictures).map_err(Error::Pattern),
+                SourcePlan::File(file) => file::run(context, file, &pictures).map_err(Error::File),
             };
             // The broadcast ends with its pictures.
             context.shutdown.trigger();
             pictures.close();
-            let encoded = encoder.join().map_err(|_| "the encoder's thread panicked".to_owned())?;
-            audio.join().map_err(|_| "the audio thread panicked".to_owned())?;
-            captured.and(encoded.map_err(|error| error.to_string()))
+            let encoded = encoder.join().map_err(|_| Error::Panicked("encoder"))?;
+            let heard = audio.join().map_err(|_| Error::Panicked("audio"))?;
+            captured?;
+            encoded?;
+            if let (AudioPlan::Device { device, .. }, Err(error)) = (&self.audio, heard) {
+                return Err(unusable(&device.name, error).into());
+            }
+            Ok(())
         })
+    }
+}
+
+/// A device that exists and delivers nothing.
+fn unusable(device: &str, error: device::Error) -> NoInput {
+    match error {
+        device::Error::Open { .. } => no_input(error),
+        error => no_input(format_args!("{device}: {error}")),
     }
 }
 

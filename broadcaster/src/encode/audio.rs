@@ -33,8 +33,20 @@ pub struct AudioEncoding {
 #[non_exhaustive]
 pub enum Error {
     /// This FFmpeg was built without such an encoder.
-    #[error("this FFmpeg has no encoder for {0:?}")]
+    #[error("this FFmpeg has no encoder for {0}; choose another codec with --audio-codec, or --audio none")]
     Unknown(AudioCodec),
+    /// The encoder does not open.
+    #[error(
+        "cannot open the encoder for {codec} at {bitrate} bit/s: {source}; choose another --audio-bitrate or --audio-codec"
+    )]
+    Open {
+        /// What was to be encoded.
+        codec: AudioCodec,
+        /// The bitrate that was asked for.
+        bitrate: u64,
+        /// The reason, by FFmpeg.
+        source: ffmpeg_next::Error,
+    },
     /// Resampling or encoding failed.
     #[error("encoding audio failed: {0}")]
     Encode(#[from] ffmpeg_next::Error),
@@ -43,12 +55,15 @@ pub enum Error {
     Bitstream(#[from] bitstream::Error),
 }
 
-impl AudioEncoding {
-    /// Opens the encoder for 48 kHz stereo, whatever the source's format.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`] or FFmpeg's own.
-    pub fn open(settings: AudioSettings, broadcast: Arc<Broadcast>) -> Result<Self, Error> {
+/// An encoder that was opened, and what goes in and comes out.
+struct Opened {
+    inner: codec::encoder::audio::Encoder,
+    format: Sample,
+    bitstream: Bitstream,
+}
+
+impl Opened {
+    fn open(settings: AudioSettings) -> Result<Self, Error> {
         let names: &[&str] = match settings.codec() {
             AudioCodec::Aac => &["aac"],
             AudioCodec::Opus => &["libopus", "opus"],
@@ -71,9 +86,29 @@ impl AudioEncoding {
         if found.name() == "libopus" {
             options.set("application", "audio");
         }
-        let inner = encoder.open_with(options)?;
+        let failed = |source| Error::Open { codec: settings.codec(), bitrate: settings.bitrate(), source };
+        let inner = encoder.open_with(options).map_err(failed)?;
         let format_of = Format::Audio { sample_rate: RATE, channels: 2 };
         let bitstream = Bitstream::new(codec, extradata(&inner), format_of)?;
+        Ok(Self { inner, format, bitstream })
+    }
+}
+
+impl AudioEncoding {
+    /// Opens the encoder and closes it again.
+    ///
+    /// # Errors
+    /// As [`AudioEncoding::open`].
+    pub fn verify(settings: AudioSettings) -> Result<(), Error> {
+        Opened::open(settings).map(drop)
+    }
+
+    /// Opens the encoder for 48 kHz stereo, whatever the source's format.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::Open`] or FFmpeg's own.
+    pub fn open(settings: AudioSettings, broadcast: Arc<Broadcast>) -> Result<Self, Error> {
+        let Opened { inner, format, bitstream } = Opened::open(settings)?;
         Ok(Self {
             inner,
             bitstream,

@@ -1,9 +1,11 @@
 //! A video encoder: FFmpeg's, configured for live use. It returns access units.
 
-use std::time::Duration;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use std::{fmt, ptr, thread};
 
 use ffmpeg_next::format::Pixel;
-use ffmpeg_next::{Dictionary, Packet, Rational, codec, color, frame, picture};
+use ffmpeg_next::{Dictionary, Packet, Rational, codec, color, ffi, frame, picture};
 use media::codec::{Codec, CodecConfig, Format};
 
 use super::bitstream::{self, Bitstream};
@@ -42,31 +44,141 @@ pub struct EncodedPacket {
 #[non_exhaustive]
 pub enum Error {
     /// FFmpeg has no such encoder.
-    #[error("this FFmpeg has no encoder `{0}`")]
-    Unknown(String),
+    #[error(
+        "this FFmpeg has no video encoder `{name}`; use --encoder with one of these, which work here: {}",
+        list(usable)
+    )]
+    Unknown {
+        /// The name that was asked for.
+        name: String,
+        /// The encoders that work here: see [`usable`].
+        usable: Vec<String>,
+    },
     /// Its codec is not supported by Nearcast.
-    #[error("the codec of `{0}` cannot be streamed")]
-    Codec(String),
+    #[error(
+        "the codec of `{name}` cannot be streamed; use --encoder with one of these, which work here: {}",
+        list(usable)
+    )]
+    Codec {
+        /// FFmpeg's name of the encoder.
+        name: String,
+        /// The encoders that work here: see [`usable`].
+        usable: Vec<String>,
+    },
     /// It does not open.
-    #[error("cannot open encoder `{name}`: {source}")]
+    #[error("cannot open encoder `{name}` for {format}: {source}")]
     Open {
         /// FFmpeg's name of the encoder.
         name: String,
+        /// What it was to take.
+        format: VideoFormat,
         /// The reason, by FFmpeg.
         source: ffmpeg_next::Error,
     },
     /// It opened, but produced no output.
     #[error("encoder `{0}` opens, but produces no output")]
     Idle(String),
+    /// The encoder that was named needs hardware that does not work.
+    #[error(
+        "{why}: its hardware or driver is not here; use --encoder with one of these, which work here: {}",
+        list(usable)
+    )]
+    Hardware {
+        /// What failed.
+        why: Box<Error>,
+        /// The encoders that work here: see [`usable`].
+        usable: Vec<String>,
+    },
+    /// The encoder that was named does not open as the command line asks.
+    #[error("{0}; it may not support this --preset, --bitrate, --size, --fps or --bframes")]
+    Options(Box<Error>),
     /// None of the encoders that `auto` tries works.
-    #[error("no H.264 encoder works; name one with --encoder")]
-    None,
+    #[error(
+        "no H.264 encoder works: install an FFmpeg with libx264, or use --encoder with one of these, which work here: {}",
+        list(usable)
+    )]
+    None {
+        /// The encoders that work here: see [`usable`].
+        usable: Vec<String>,
+    },
     /// It failed on a frame.
     #[error("encoding failed: {0}")]
     Encode(#[from] ffmpeg_next::Error),
     /// Its output cannot be parsed.
     #[error(transparent)]
     Bitstream(#[from] bitstream::Error),
+}
+
+impl Error {
+    /// Whether this machine lacks what the encoder needs. Otherwise the command line asks for what no machine has.
+    pub fn is_about_the_machine(&self) -> bool {
+        matches!(self, Self::Hardware { .. } | Self::None { .. })
+    }
+
+    /// Whether no encoder opened because of what the command line asks for.
+    pub fn is_about_the_options(&self) -> bool {
+        matches!(self, Self::Unknown { .. } | Self::Codec { .. } | Self::Options(_))
+    }
+}
+
+impl fmt::Display for VideoFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{} at {} fps", self.width, self.height, self.fps)
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// FFmpeg's names of the video encoders that can be used here: those in hardware that open within [`USABLE_TIMEOUT`], and all in software.
+pub fn usable() -> Vec<String> {
+    let (hardware, software): (Vec<_>, Vec<_>) =
+        streamable().into_iter().partition(|name| encoder_probe::is_hardware(name));
+    let (found, opened) = mpsc::channel();
+    // A driver that hangs cannot be interrupted: its thread is abandoned.
+    let probing = thread::Builder::new().name("encoders".to_owned()).spawn(move || {
+        let _quiet = FfmpegLogGuard::begin();
+        for name in hardware {
+            if Encoder::open_verified(&name, &VideoSettings::default(), PROBE_FORMAT).is_ok()
+                && found.send(name).is_err()
+            {
+                return;
+            }
+        }
+    });
+    let until = Instant::now() + USABLE_TIMEOUT;
+    let mut names = Vec::new();
+    while probing.is_ok()
+        && let Ok(name) = opened.recv_timeout(until.saturating_duration_since(Instant::now()))
+    {
+        names.push(name);
+    }
+    names.extend(software);
+    names
+}
+
+/// FFmpeg's names of its video encoders whose codec can be streamed.
+fn streamable() -> Vec<String> {
+    let mut names = Vec::new();
+    let mut state = ptr::null_mut();
+    loop {
+        // SAFETY: FFmpeg keeps its position in `state`; the codecs that it returns live for ever.
+        let codec = unsafe {
+            let next = ffi::av_codec_iterate(&mut state);
+            if next.is_null() {
+                return names;
+            }
+            if ffi::av_codec_is_encoder(next) == 0 || (*next).capabilities & ffi::AV_CODEC_CAP_EXPERIMENTAL as i32 != 0
+            {
+                continue;
+            }
+            ffmpeg_next::Codec::wrap(next)
+        };
+        if codec.medium() == ffmpeg_next::media::Type::Video && bitstream::codec_of(codec.id()).is_some() {
+            names.push(codec.name().to_owned());
+        }
+    }
 }
 
 /// An open encoder.
@@ -82,13 +194,28 @@ pub struct Encoder {
 }
 
 impl Encoder {
+    /// Whether FFmpeg knows the encoder that `choice` names, and its codec can be streamed. Opens nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] or [`Error::Codec`].
+    pub fn check_name(choice: &EncoderChoice) -> Result<(), Error> {
+        match choice {
+            EncoderChoice::Named(name) => find(name).map(drop),
+            EncoderChoice::Auto | EncoderChoice::Copy => Ok(()),
+        }
+    }
+
     /// Opens the encoder that `settings` name, or the first of the automatic ones that works.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn open(settings: &VideoSettings, video_format: VideoFormat) -> Result<Self, Error> {
         if let EncoderChoice::Named(name) = &settings.encoder {
-            return Self::open_named(name, settings, video_format);
+            return Self::open_verified(name, settings, video_format).map_err(|error| match error {
+                Error::Unknown { .. } | Error::Codec { .. } => error,
+                _ if encoder_probe::is_hardware(name) => Error::Hardware { why: error.into(), usable: usable() },
+                _ => Error::Options(error.into()),
+            });
         }
         for name in encoder_probe::AUTO_ORDER {
             let _quiet = FfmpegLogGuard::begin();
@@ -97,7 +224,7 @@ impl Encoder {
                 Err(error) => tracing::debug!(encoder = name, %error, "encoder probe failed"),
             }
         }
-        Err(Error::None)
+        Err(Error::None { usable: usable() })
     }
 
     /// The codec of its output.
@@ -215,11 +342,8 @@ impl Encoder {
     }
 
     fn open_named(name: &str, settings: &VideoSettings, video_format: VideoFormat) -> Result<Self, Error> {
-        let found =
-            codec::encoder::find_by_name(name).filter(|codec| codec.medium() == ffmpeg_next::media::Type::Video);
-        let found = found.ok_or_else(|| Error::Unknown(name.into()))?;
-        let codec = bitstream::codec_of(found.id()).ok_or_else(|| Error::Codec(name.into()))?;
-        let failed = |source| Error::Open { name: name.into(), source };
+        let (found, codec) = find(name)?;
+        let failed = |source| Error::Open { name: name.into(), format: video_format, source };
 
         let mut encoder = codec::Context::new_with_codec(found).encoder().video().map_err(failed)?;
         let format = input_format(name, &found);
@@ -258,6 +382,14 @@ impl Encoder {
         let (announced, packet, configured_bitrate) = (false, Packet::empty(), bitrate);
         Ok(Self { name: name.into(), inner, format, upload, bitstream, announced, packet, configured_bitrate })
     }
+}
+
+/// FFmpeg's encoder of this name, and its codec.
+fn find(name: &str) -> Result<(ffmpeg_next::Codec, Codec), Error> {
+    let found = codec::encoder::find_by_name(name).filter(|codec| codec.medium() == ffmpeg_next::media::Type::Video);
+    let found = found.ok_or_else(|| Error::Unknown { name: name.into(), usable: usable() })?;
+    let codec = bitstream::codec_of(found.id()).ok_or_else(|| Error::Codec { name: name.into(), usable: usable() })?;
+    Ok((found, codec))
 }
 
 fn vbv_bits(bitrate: u64, buffered: Duration) -> u64 {
@@ -311,6 +443,12 @@ const VBV_BUFFER: Duration = Duration::from_millis(750);
 
 /// VBV buffer while rate control limits the bitrate: on a full uplink every IDR adds to the delay.
 const CONSTRAINED_VBV_BUFFER: Duration = Duration::from_millis(400);
+
+/// What hardware encoders are tried with for the list of those that work: any encoder takes it.
+const PROBE_FORMAT: VideoFormat = VideoFormat { width: 1280, height: 720, fps: 30.0 };
+
+/// Bounds the trials for that list; most fail at once for lack of their hardware.
+const USABLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Frames of a hardware trial: more than any encoder configured for low delay holds.
 const PROBE_FRAMES: i64 = 4;

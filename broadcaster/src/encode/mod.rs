@@ -1,6 +1,7 @@
 //! Encodes video and audio to access units.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -23,9 +24,10 @@ pub use frame::{Picture, Sound};
 pub use frame_queue::DropOldestQueue;
 
 /// The video encoder, as `--encoder` names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum EncoderChoice {
     /// The first hardware encoder that works, or else software. A file whose codec can be streamed is passed through.
+    #[default]
     Auto,
     /// A file is passed through without re-encoding; an error if that is impossible.
     Copy,
@@ -54,8 +56,17 @@ pub enum AudioCodec {
     Opus,
 }
 
+impl fmt::Display for AudioCodec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Aac => "AAC",
+            Self::Opus => "Opus",
+        })
+    }
+}
+
 /// How to encode video.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct VideoSettings {
     /// Which encoder to open.
     pub encoder: EncoderChoice,

@@ -56,6 +56,14 @@ impl VideoEncoding {
         Self { settings, burn_in, clock, broadcast, stats, open: None, scaler: None }
     }
 
+    /// Opens the encoder that a source with such pictures gets, and closes it again.
+    ///
+    /// # Errors
+    /// If no encoder opens.
+    pub fn verify(settings: &VideoSettings, picture: &Picture) -> Result<(), Error> {
+        open(settings, picture).map(drop)
+    }
+
     /// Encodes until `pictures` is closed, then drains the encoder.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ pub enum Exit {
     Failure,
     /// The command line is wrong (`EX_USAGE`).
     Usage,
-    /// A device, a display or a file to read does not exist (`EX_NOINPUT`).
+    /// A device, a display or a file to read does not exist or does not work (`EX_NOINPUT`).
     NoInput,
     /// The server cannot be reached, or does not have the application or the stream (`EX_UNAVAILABLE`).
     Unavailable,

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, TIMEOUT, TestEnv, Viewer, program, until};
+use e2e::{Broadcaster, Cdn, ClipSpec, NumberedClip, TIMEOUT, TestEnv, Viewer, program, until};
 use rustix::process::Signal;
 
 /// Runs a program to its end without the environment's settings.
@@ -79,6 +79,43 @@ fn exit_codes_tell_the_cause() -> Result<()> {
         ensure!(!text.contains(&key), "a key is shown: {text}");
     }
     Ok(())
+}
+
+#[test]
+fn what_cannot_be_captured_or_encoded_interrupts_no_broadcast() -> Result<()> {
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let url = cdn.publish_url(&key);
+    let mut live = Broadcaster::start(&env, &url, &Broadcaster::SMALL)?;
+    cdn.wait_live("live")?;
+    let clip = NumberedClip::encode(&env, "clip.mp4", ClipSpec { count: 25, ..ClipSpec::default() })?;
+    let file = format!("file:{}", clip.path.display());
+    let broken = env.path("broken.mp4");
+    std::fs::write(&broken, std::fs::read(&clip.path)?.split_at(100).0)?;
+    let broken = format!("file:{}", broken.display());
+    for (options, code, says) in [
+        (&["--source", "test", "--encoder", "nosuch"][..], 64, "no video encoder `nosuch`"),
+        (&["--source", "test", "--encoder", "aac"], 64, "which work here: "),
+        (&["--source", "test", "--encoder", "mpeg2video"], 64, "libx264"),
+        (&["--source", "test", "--encoder", "h264_nvenc"], 66, "which work here: "),
+        (&["--source", "test", "--encoder", "h264_vaapi"], 66, "libx264"),
+        (&["--source", "test", "--encoder", "libx264", "--preset", "nosuch"], 64, "--preset"),
+        (&["--source", &file, "--encoder", "h264_nvenc"], 66, "libx264"),
+        (&["--source", &file, "--encoder", "libx264", "--preset", "nosuch"], 64, "--preset"),
+        (&["--source", &broken], 66, "broken.mp4"),
+        (&["--source", "test", "--audio", "alsa:nosuch"], 66, "nosuch"),
+        (&["--source", "test", "--audio-codec", "opus", "--audio-bitrate", "100M"], 64, "--audio-bitrate"),
+        (&["--source", &file, "--audio", "tone", "--audio-codec", "opus", "--audio-bitrate", "100M"], 64, "Opus"),
+    ] {
+        let output = run("broadcaster", &[options, &[&url]].concat(), &[])?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(code), "{options:?}: {:?}, not {code}: {text}", output.status);
+        ensure!(text.contains(says), "{options:?}: {text}");
+        ensure!(!text.contains("connected"), "{options:?} connected before it failed: {text}");
+    }
+    ensure!(live.process.running()?, "the live broadcast was interrupted: {}", live.process.err());
+    live.stop()
 }
 
 #[test]
