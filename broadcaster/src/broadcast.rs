@@ -201,7 +201,8 @@ impl Broadcast {
             if Instant::now() < track_deadline && inner.pending.len() < MAX_PENDING {
                 return;
             }
-            tracing::warn!(tracks = ?inner.expected_tracks.iter().map(TrackId::to_string).collect::<Vec<_>>(), "continuing without tracks that delivered no data in time");
+            let tracks = inner.expected_tracks.iter().map(TrackId::to_string).collect::<Vec<_>>().join(", ");
+            tracing::warn!(tracks, "continuing without tracks that delivered no data in time");
             inner.expected_tracks.clear();
         }
         let mut pending = std::mem::take(&mut inner.pending);

@@ -22,7 +22,7 @@ use crate::{doctor, option_values, peer};
 /// Works with a Nearcast cdn, nginx-rtmp and the usual services. After an outage it reconnects; a Nearcast cdn
 /// then receives everything it missed. Viewers on the same LAN can receive the stream directly.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, max_term_width = 100, after_help = footer())]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, max_term_width = 80, after_help = footer())]
 pub struct Cli {
     /// A command other than publishing; `None` publishes.
     #[command(subcommand)]
@@ -213,6 +213,15 @@ pub enum Error {
     /// No publish URL was given.
     #[error("give a URL to publish to: rtmp://HOST/APP/KEY")]
     NoUrl,
+    /// There is no stream key.
+    #[error(
+        "the stream key is missing: set the variable NEARCAST_KEY to it, or give rtmp://HOST/APP/KEY. On a Nearcast cdn, APP is \
+         `live`, and `cdn key new NAME` prints a key"
+    )]
+    NoKey,
+    /// The URL has no application.
+    #[error("the URL has no application: give rtmp://HOST/APP, on a Nearcast cdn rtmp://HOST/live")]
+    NoApp,
     /// The publish URL cannot be parsed; the text says why, without the stream key.
     #[error("the publish URL is invalid: {0}")]
     Url(String),
@@ -228,7 +237,12 @@ impl Publish {
     /// See [`Error`].
     pub fn settings(self) -> Result<BroadcastSettings, Error> {
         let url = with_key(self.url.as_deref().ok_or(Error::NoUrl)?, self.key.as_deref());
-        let url = net::rtmp::url::parse(&url).map_err(|error| Error::Url(error.to_string()))?;
+        let has_key = self.key.as_deref().is_some_and(|key| !key.is_empty());
+        let url = net::rtmp::url::parse(&url).map_err(|error| match error {
+            net::rtmp::url::Error::Name if has_key => Error::NoApp,
+            net::rtmp::url::Error::Name => Error::NoKey,
+            error => Error::Url(error.to_string()),
+        })?;
         let is_file = matches!(self.source, Source::File(_));
         if self.looped && !is_file {
             return Err(Error::Options("--loop needs --source file:PATH"));
@@ -317,24 +331,28 @@ Examples:
       Check this machine, its network and that server, and say what to fix.
   NEARCAST_KEY=… broadcaster rtmp://cdn.example/live
       Webcam and microphone.
-  broadcaster --source screen --audio none --size 1280x720 --fps 15 rtmp://cdn.example/live/KEY
+  broadcaster --source screen --audio none --size 1280x720 --fps 15 \\
+        rtmp://cdn.example/live/KEY
       The screen, scaled down, without audio.
-  broadcaster --source webcam:/dev/video2 --audio alsa:plughw:1,0 --bitrate 4M --gop 1s rtmp://cdn.example/live/KEY
+  broadcaster --source webcam:/dev/video2 --audio alsa:plughw:1,0 --bitrate 4M \\
+        --gop 1s rtmp://cdn.example/live/KEY
       A particular camera and microphone.
   broadcaster --source file:concert.mp4 --loop rtmp://cdn.example/live/KEY
-      A file in a loop, in real time, without re-encoding if its codecs can be streamed.
+      A file in a loop, in real time, without re-encoding if its codecs allow it.
   broadcaster --source test --stats json rtmp://127.0.0.1/live/KEY
       A test pattern with a clock, and a tone: to test a server.
 
-Each track of a file is passed through without re-encoding if its codec can be streamed, unless an option of Video or
-Audio above requires re-encoding.
+Each track of a file is passed through without re-encoding if its codec can be
+streamed, unless an option of Video or Audio above requires re-encoding.
 
 Environment:
   NEARCAST_KEY           as --key
   NEARCAST_PAIRING_CODE  as --pairing-code
-  RUST_LOG               log level, or filter: info (the default), debug, warn,broadcaster=debug
+  RUST_LOG               log level, or filter: info (the default), debug,
+                         warn,broadcaster=debug
 
-SIGTERM and SIGINT end the broadcast in order. SIGHUP is logged: all options are on the command line.
+SIGTERM and SIGINT end the broadcast in order. SIGHUP is logged: all options are
+on the command line.
 ";
 
 /// What this command exits with.

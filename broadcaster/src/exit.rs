@@ -15,7 +15,7 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         return Exit::System;
     }
     match error.downcast_ref() {
-        Some(publish::Error::Refused(refusal)) if refusal.is_about_the_app() => Exit::Unavailable,
+        Some(publish::Error::Refused(refusal)) if !refusal.is_about_the_key() => Exit::Unavailable,
         Some(publish::Error::Refused(_) | publish::Error::TakenOver) => Exit::NotPermitted,
         Some(publish::Error::Undelivered(_)) => Exit::Unavailable,
         Some(publish::Error::UnitLog(_)) => Exit::CannotCreate,

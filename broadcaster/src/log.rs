@@ -31,6 +31,8 @@ pub fn start(format: Option<LogFormat>) -> Result<LogFormat, InvalidFilter> {
     let format = format.unwrap_or(if stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
     let filter = log_filter::from_environment("info")?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(StatusLineWriter);
+    // A line that cannot be written must not end the task that logs it: `tracing` would print that, and panic.
+    let subscriber = subscriber.log_internal_errors(false);
     // A second start, as in tests, keeps the first.
     let _ = match format {
         LogFormat::Text => subscriber.with_target(false).with_ansi(stderr().is_terminal()).try_init(),

@@ -9,7 +9,9 @@ use cdn::auth::StreamName;
 use cdn::config::LogFormat;
 
 /// Prints to standard output: a few lines for people, or JSON events where logs are JSON.
-pub(crate) fn announce(server: &Server) -> anyhow::Result<()> {
+///
+/// `options` are those by which `cdn key` finds the data of this server.
+pub(crate) fn announce(server: &Server, options: &str) -> anyhow::Result<()> {
     let (config, addresses, first_key) = (server.config(), server.addresses(), server.first_key());
     let mut out = std::io::stdout().lock();
     let key_file = if out.is_terminal() { None } else { server.save_first_key()? };
@@ -53,10 +55,13 @@ pub(crate) fn announce(server: &Server) -> anyhow::Result<()> {
                 Some(_) => "Delete that file once the key is in the encoder.",
                 None => "The key is shown only once.",
             };
-            writeln!(out, "{once} To replace the key: cdn key new {name} --replace\n")?;
+            writeln!(out, "{once} To replace the key: cdn key new {name} --replace{options}\n")?;
         }
         None => {
-            writeln!(out, "Publish to rtmp://{rtmp}/{app} with a stream key. To create one: cdn key new NAME\n")?;
+            writeln!(
+                out,
+                "Publish to rtmp://{rtmp}/{app} with a stream key. To create one: cdn key new NAME{options}\n"
+            )?;
         }
     }
     writeln!(out, "Watch at\n  http://{pages}/{name}\n  rtmp://{rtmp}/{app}/{name}\n")?;

@@ -64,13 +64,13 @@ pub struct Addresses {
 
 /// An address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({setting}): {reason}")]
+#[error("cannot listen on {address}: {reason}. To listen elsewhere, set {setting} (--{})", setting.split('.').next().unwrap_or(setting))]
 pub struct ListenError {
     /// The address, as configured.
     pub address: ListenAddress,
     /// The key of the setting.
     pub setting: &'static str,
-    /// The system's reason.
+    /// The system's reason, and what to do.
     pub reason: String,
 }
 
@@ -241,9 +241,9 @@ impl Server {
 
         let failed = tokio::select! {
             () = shutdown => None,
-            ended = &mut rtmp_task => Some(anyhow::anyhow!("the RTMP listener ended: {ended:?}")),
-            ended = &mut http_task => Some(anyhow::anyhow!("the HTTP listener ended: {ended:?}")),
-            ended = ended(relay_task.as_mut()) => Some(anyhow::anyhow!("the relay endpoint ended: {ended:?}")),
+            ended = &mut rtmp_task => Some(anyhow::anyhow!("the RTMP listener ended: {}", how(ended))),
+            ended = &mut http_task => Some(anyhow::anyhow!("the HTTP listener ended: {}", how(ended))),
+            ended = ended(relay_task.as_mut()) => Some(anyhow::anyhow!("the relay endpoint ended: {}", how(ended))),
             () = fanout.failed().cancelled_owned() => {
                 Some(anyhow::anyhow!("a fan-out thread ended and disconnected its players"))
             }
@@ -275,6 +275,11 @@ impl Server {
         save(last_publishes).await;
         failed.map_or(Ok(()), Err)
     }
+}
+
+/// How a task ended that should not have.
+fn how(ended: Result<(), JoinError>) -> String {
+    ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned())
 }
 
 /// The end of `task`; never ready without a task.
@@ -365,13 +370,16 @@ fn bind_relay(address: ListenAddress, config: &Config) -> anyhow::Result<Relay> 
         rand::random()
     });
     Relay::bind(address, relay::RelaySettings { max_connections, max_per_address, secret }).map_err(|error| {
-        ListenError { address, setting: "relay.listen", reason: command::with_causes(error.chain()) }.into()
+        let system = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+        let advice = system.map(|error| format!(": {}", address.advice(error))).unwrap_or_default();
+        let reason = command::with_causes(error.chain()) + &advice;
+        ListenError { address, setting: "relay.listen", reason }.into()
     })
 }
 
 fn bind(address: ListenAddress, setting: &'static str) -> Result<TcpListener, ListenError> {
     let listener = address.bind_tcp().and_then(TcpListener::from_std);
-    listener.map_err(|error| ListenError { address, setting, reason: error.to_string() })
+    listener.map_err(|error| ListenError { address, setting, reason: format!("{error}: {}", address.advice(&error)) })
 }
 
 /// Creates a key if there is none, since nothing could be published without one.

@@ -14,7 +14,7 @@ use crate::key_command::KeyAction;
 
 /// Live streaming server: ingests RTMP and serves RTMP, HLS, low-latency HLS and the relay protocol.
 #[derive(Debug, Parser)]
-#[command(name = "cdn", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(name = "cdn", version, args_conflicts_with_subcommands = true, max_term_width = 80)]
 pub(crate) struct Cli {
     /// What to do instead of running a server.
     #[command(subcommand)]
@@ -81,9 +81,10 @@ pub(crate) struct Flags {
 pub(crate) struct OptionalAddress(Option<ListenAddress>);
 
 impl std::str::FromStr for OptionalAddress {
-    type Err = InvalidListenAddress;
+    type Err = String;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "off" { Ok(Self(None)) } else { text.parse().map(|address| Self(Some(address))) }
+        let address = |error: InvalidListenAddress| format!("{error}, or `off`");
+        if text == "off" { Ok(Self(None)) } else { text.parse().map(|address| Self(Some(address))).map_err(address) }
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use cdn::auth::{KeyId, KeyInfo, Keyring, LastPublish, LastPublishes, StreamName};
+use cdn::auth::{Error, KeyId, KeyInfo, Keyring, LastPublish, LastPublishes, StreamName};
 use clap::Subcommand;
 use media::WallClock;
 use serde::Serialize;
@@ -66,11 +66,16 @@ impl KeyAction {
         let mut out = io::stdout().lock();
         match self {
             Self::New { name, replace, paths } => {
+                let options = paths.as_options();
                 let keys = open(paths)?.keys;
-                writeln!(out, "{}", keys.create(&name, replace)?.reveal())?;
+                let had_key = keys.names().contains(&name);
+                writeln!(out, "{}", keys.create(&name, replace).map_err(|error| advised(error, &options))?.reveal())?;
+                if replace && !had_key {
+                    eprintln!("cdn: the stream {name} had no key to replace: this is its first one.");
+                }
             }
             Self::List { json, paths } => {
-                let Data { keys, last_publishes: file } = open(paths)?;
+                let Data { keys, last_publishes: file } = open_existing(paths)?;
                 let publishes = LastPublishes::read(&file).unwrap_or_else(|error| {
                     eprintln!("cdn: the last use of the keys is unknown: {}: {error}", file.display());
                     BTreeMap::new()
@@ -82,14 +87,18 @@ impl KeyAction {
                 }
             }
             Self::Rotate { name, overlap, paths } => {
-                let keys = open(paths)?.keys;
-                writeln!(out, "{}", keys.rotate(&name, overlap)?.reveal())?;
+                let options = paths.as_options();
+                let keys = open_existing(paths)?.keys;
+                writeln!(out, "{}", keys.rotate(&name, overlap).map_err(|error| advised(error, &options))?.reveal())?;
                 let old = keys.list(net::clock::now()).into_iter().filter(|info| info.key.stream == name);
                 if let Some(end) = old.filter_map(|info| info.valid_until).max() {
                     eprintln!("The old key of {name} is valid until {}.", minutes(&end.to_rfc3339()));
                 }
             }
-            Self::Remove { name, paths } => open(paths)?.keys.remove(&name)?,
+            Self::Remove { name, paths } => {
+                let options = paths.as_options();
+                open_existing(paths)?.keys.remove(&name).map_err(|error| advised(error, &options))?;
+            }
         }
         Ok(())
     }
@@ -107,6 +116,40 @@ fn open(paths: DataPaths) -> anyhow::Result<Data> {
     let (keys, last_publishes) = (config.keys_file(), config.last_publishes_file());
     become_owner(&config.data_directory());
     Ok(Data { keys: Keyring::open(keys).context("cannot open the keys")?, last_publishes })
+}
+
+/// Opens the data of keys that exist: a wrong directory would look like one without keys.
+fn open_existing(paths: DataPaths) -> anyhow::Result<Data> {
+    let options = paths.as_options();
+    let file = paths.clone().load(|_| {})?.keys_file();
+    match std::fs::metadata(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty());
+            let what = match directory.filter(|directory| !directory.exists()) {
+                Some(directory) => format!("there is no directory {}", directory.display()),
+                None => format!("there is no key file {}", file.display()),
+            };
+            let fix = format!(
+                "give the server's data directory with --data, or create the first key with `cdn key new NAME{options}`"
+            );
+            Err(io::Error::new(error.kind(), format!("{what}: {fix}")).into())
+        }
+        // Whoever cannot read it is told when it is opened.
+        _ => open(paths),
+    }
+}
+
+/// The error with the command that helps, for the data that `options` name.
+fn advised(error: Error, options: &str) -> anyhow::Error {
+    match &error {
+        Error::Exists { name } => anyhow::anyhow!(
+            "{error}; replace it with `cdn key rotate {name}{options}`, or at once with `cdn key new {name} --replace{options}`"
+        ),
+        Error::Missing { name } => anyhow::anyhow!(
+            "{error}; `cdn key list{options}` shows the streams that have one, and `cdn key new {name}{options}` creates one"
+        ),
+        _ => error.into(),
+    }
 }
 
 /// As root, works as the owner of the data directory from here on, so that the service can read the files that this command writes.

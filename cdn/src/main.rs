@@ -61,7 +61,7 @@ async fn serve(config: Config, flags: Flags, set_filter: SetFilter) -> anyhow::R
     // Before the addresses are printed, since a supervisor may send a signal right after.
     let mut signals = Signals::new()?;
     let server = Server::bind(config).await?;
-    announce(&server)?;
+    announce(&server, &flags.paths.as_options())?;
     let mut reloader = server.reloader();
     let shutdown = CancellationToken::new();
     let mut run = std::pin::pin!(server.run(shutdown.cancelled()));
@@ -122,6 +122,7 @@ fn start_logs(config: &Config) -> anyhow::Result<(SetFilter, WorkerGuard)> {
     let is_terminal = std::io::stderr().is_terminal();
     let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).finish(std::io::stderr());
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(is_terminal);
+    let logs = logs.log_internal_errors(false);
     // An error of a handle means that the subscriber is gone, and with it the log.
     let set_filter: SetFilter = match config.log.format {
         LogFormat::Text => {

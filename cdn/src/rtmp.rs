@@ -180,7 +180,11 @@ impl RtmpServer {
         slot: &ConnectionSlot,
     ) -> Option<Publisher<TcpStream>> {
         if split_app(&request.app).0 != self.app {
-            tracing::info!(agent = request.agent.as_deref(), "publisher rejected: no such application");
+            tracing::info!(
+                agent = request.agent.as_deref(),
+                "publisher rejected: no such application; it is {}",
+                self.app
+            );
             let why = format!("There is no such application. Publish to rtmp://HOST/{}", self.app);
             if let Err(error) = request.reject(INVALID_APP, &why).await {
                 tracing::debug!(%error, "the publisher disconnected before the rejection was sent");
@@ -208,7 +212,7 @@ impl RtmpServer {
             // The key may have been revoked after the lookup, before there was a publisher to kick.
             let has_key = self.authorizer.is_valid(&key);
             if let Some(why) = publish.revoke_reason().or((!has_key).then_some(RevokeReason::KeyRevoked)) {
-                tracing::info!(reason = ?why, "publisher rejected");
+                tracing::info!(reason = %why, "publisher rejected");
                 let (code, description) = ingest::rtmp::rejection_status(why);
                 if let Err(error) = request.reject(code, description).await {
                     tracing::debug!(%error, "the publisher disconnected before the rejection was sent");
@@ -222,7 +226,7 @@ impl RtmpServer {
                     self.last_publishes.record(key.id, LastPublish { at, from: peer.ip().to_canonical() });
                     let context = ingest::rtmp::PublisherContext { from: peer.ip(), peers: &self.peers };
                     let (ended, connection) = ingest::rtmp::run(publisher, publish, self.pending_limits, context).await;
-                    tracing::info!(reason = ?ended, "publisher disconnected");
+                    tracing::info!(reason = %ended, "publisher disconnected");
                     connection
                 }
                 Err(error) => {
@@ -238,8 +242,19 @@ impl RtmpServer {
     async fn play(&self, request: PlayRequest<TcpStream>, slot: ConnectionSlot) {
         let (app, rest) = split_app(&request.app);
         let name = if request.name.is_empty() { rest } else { &request.name };
-        let names = if app == self.app { played_names(name) } else { Vec::new() };
-        let names = names.into_iter().filter_map(|name| name.parse::<StreamName>().ok());
+        if app != self.app {
+            tracing::info!(
+                agent = request.agent.as_deref(),
+                "player rejected: no such application; it is {}",
+                self.app
+            );
+            let why = format!("There is no such application. Play rtmp://HOST/{}/NAME", self.app);
+            if let Err(error) = request.reject(INVALID_APP, &why).await {
+                tracing::debug!(%error, "the player disconnected before the rejection was sent");
+            }
+            return;
+        }
+        let names = played_names(name).into_iter().filter_map(|name| name.parse::<StreamName>().ok());
         let Some(stream) = { names }.find_map(|name| self.hub.stream(name.as_str())) else {
             tracing::debug!("player rejected: no such stream");
             if let Err(error) = request.reject("NetStream.Play.StreamNotFound", "There is no such stream.").await {

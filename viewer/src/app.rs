@@ -37,6 +37,7 @@ pub fn run(config: &Config) -> Result<bool> {
     let url = if config.lan { runtime.block_on(on_this_network(config))? } else { Some(url) };
     // Without a pairing code, `--lan` only lists broadcasters.
     let Some(url) = url else { return Ok(config.pairing_code.is_none()) };
+    source::check(&url, &options)?;
     crate::ffmpeg::init()?;
     let settings = PlayoutConfig {
         fixed_target: config.buffer.map(Duration::from_millis),
@@ -161,7 +162,7 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     }
     match error.downcast_ref() {
         Some(Source::Url { .. }) => Exit::Usage,
-        Some(Source::Impostor { .. }) => Exit::NotPermitted,
+        Some(Source::WrongCode { .. } | Source::Impostor { .. }) => Exit::NotPermitted,
         Some(Source::Relay { source: net::relay::Error::Refused { code: RefusalCode::Denied, .. }, .. }) => {
             Exit::NotPermitted
         }

@@ -16,7 +16,7 @@ use crate::source::{self, PathOptions, TransportFilter};
 
 /// Plays a live stream in a window, with as little latency as the network allows.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "viewer", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, max_term_width = 100, after_help = footer())]
+#[command(name = "viewer", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, max_term_width = 80, after_help = footer())]
 pub struct Config {
     /// A command other than to play
     #[command(subcommand)]
@@ -224,24 +224,33 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 const EXAMPLES: &str = "\
 Examples:
-  viewer http://localhost:8080/live                    the best transport that works
-  viewer rtmp://localhost/live/live --overlay          RTMP, with the statistics overlay
-  viewer http://host:8080/live --record talk.mp4       watch and record
-  viewer https://host/live/index.m3u8 --pipe 'mpv -'   another player's window
+  viewer http://localhost:8080/live
+      The best transport that works.
+  viewer rtmp://localhost/live/live --overlay
+      RTMP, with the statistics overlay.
+  viewer http://host:8080/live --record talk.mp4
+      Watch and record.
+  viewer https://host/live/index.m3u8 --pipe 'mpv -'
+      Another player's window.
   viewer rtmp://host/live/live --headless --duration 10 --stats json
-  viewer --lan                                         the broadcasters on this network
-  viewer doctor http://localhost:8080/live             what works, and what to fix
+      Ten seconds without a window, and what they were like.
+  viewer --lan
+      The broadcasters on this network.
+  viewer doctor http://localhost:8080/live
+      What works, and what to fix.
   viewer nearcast://192.168.1.5:40000 --pairing-code CODE
-                                                       straight from a broadcaster, without a server
+      Straight from a broadcaster, without a server.
 
-In the window, press ? for the keys. The viewer waits for a stream that is not on air yet,
-but not for one that the server does not know.
+In the window, press ? for the keys. The viewer waits for a stream that is not
+on air yet, but not for one that the server does not know.
 
 Environment:
   NEARCAST_PAIRING_CODE  as --pairing-code
-  RUST_LOG               log level, or filter: debug, info,viewer=trace [default: warn on a terminal, else info]
+  RUST_LOG               log level, or filter: debug, info,viewer=trace
+                         [default: warn on a terminal, else info]
 
-SIGTERM and SIGINT end it in order. SIGHUP is logged: all options are on the command line.
+SIGTERM and SIGINT end it in order. SIGHUP is logged: all options are on the
+command line.
 ";
 
 /// What this command exits with.

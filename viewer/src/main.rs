@@ -29,6 +29,8 @@ fn main() -> ExitCode {
         Err(error) => return failed(&format!("{}: {error}", log_filter::VARIABLE), Exit::Usage),
     };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
+    // A line that cannot be written must not end the task that logs it: `tracing` would print that, and panic.
+    let log = log.log_internal_errors(false);
     match config.log {
         Some(LogFormat::Json) => log.json().init(),
         None if !is_terminal => log.json().init(),

@@ -188,6 +188,7 @@ fn open(
             ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EIO } if spec.format == Some("x11grab") => {
                 ": the display is gone, or does not admit this user (XAUTHORITY)"
             }
+            _ if matches!(spec.format, Some("alsa" | "pulse")) => ": `broadcaster devices` lists the microphones",
             _ => "",
         };
         Error::Open { device: device.to_owned(), source, hint }

@@ -102,6 +102,16 @@ pub enum TrackAction {
     Reencode,
 }
 
+impl TrackAction {
+    fn shown(action: Option<Self>) -> &'static str {
+        match action {
+            Some(Self::Passthrough) => "passed through",
+            Some(Self::Reencode) => "re-encoded",
+            None => "none",
+        }
+    }
+}
+
 impl FileProbe {
     /// Probes the file. `with_sound`: whether its own audio is wanted.
     ///
@@ -135,7 +145,8 @@ impl FileProbe {
         if video.is_none() && audio.is_none() {
             return Err(Error::Empty(path.to_owned()));
         }
-        tracing::info!(file = %path.display(), ?video, ?audio, "playing a file");
+        let (shown_video, shown_audio) = (TrackAction::shown(video), TrackAction::shown(audio));
+        tracing::info!(file = %path.display(), video = shown_video, audio = shown_audio, "playing a file");
         Ok(Self { path: path.to_owned(), video, audio })
     }
 
@@ -218,7 +229,7 @@ pub fn run(context: &CaptureContext, plan: &FileProbe, pictures: &Arc<DropOldest
         format_log: LogLimiter::with_burst(
             FORMAT_LINES,
             |formats, (track, codec, format): &(TrackId, Codec, Format)| {
-                tracing::info!(%track, codec = codec.name(), ?format, formats, "passing through");
+                tracing::info!(%track, codec = codec.name(), %format, formats, "passing through");
             },
         ),
     };

@@ -37,7 +37,7 @@ pub enum Error {
     Unknown(AudioCodec),
     /// The encoder does not open.
     #[error(
-        "cannot open the encoder for {codec} at {bitrate} bit/s: {source}; choose another --audio-bitrate or --audio-codec"
+        "cannot open the encoder for {codec} at {bitrate} bit/s (choose another --audio-bitrate or --audio-codec): {source}"
     )]
     Open {
         /// What was to be encoded.

@@ -56,7 +56,7 @@ pub struct PeerSettings {
 #[non_exhaustive]
 pub enum Error {
     /// The port is in use, or the address is not this machine's.
-    #[error("cannot listen for LAN viewers at {address}: {source}")]
+    #[error("cannot listen for LAN viewers at {address} (--lan-listen; {}): {source}", address.advice(source))]
     Bind {
         /// The address that was given, or that of all interfaces.
         address: ListenAddress,
@@ -326,7 +326,7 @@ impl PeerServer {
         let delivery = Delivery::new(source.clone()).gated_by(source.clone()).observed_by(source);
         let ended = request.serve(delivery, proof, std::future::pending()).await;
         self.stats.lan_viewers.decrement();
-        tracing::info!(reason = ?ended, "a LAN viewer disconnected");
+        tracing::info!(reason = %ended, "a LAN viewer disconnected");
     }
 
     /// Verifies a viewer's ticket or pairing code. For a code, returns our own proof of knowing it.
@@ -349,7 +349,11 @@ impl PeerServer {
             Proof::Code(proof) => {
                 let exporter = pairing::exporter(connection).map_err(|error| denied(error.to_string()))?;
                 let verified = admission.attempts.verify_viewer(&self.code, &exporter, proof, Instant::now());
-                verified.map_err(|error| denied(error.to_string()))?;
+                verified.map_err(|error| match error {
+                    // The viewer's code may be right.
+                    trust::Error::TooManyAttempts => (RefusalCode::Busy, error.to_string()),
+                    error => denied(error.to_string()),
+                })?;
                 Ok(Some(pairing::broadcaster_proof(&self.code, &exporter)))
             }
             Proof::None => Err(denied("a ticket or the pairing code is required".to_owned())),

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use media::WallClock;
 use serde::{Deserialize, Serialize};
+use toml::Spanned;
 
 use super::name::{InvalidName, StreamName};
 use super::secret::{Hash, KeyId};
@@ -64,21 +65,23 @@ pub enum Error {
         why: String,
     },
     /// A name in the file is not a valid stream name.
-    #[error("{path}: {source}")]
+    #[error("{path}: line {line}: {source}")]
     Name {
         /// The key file.
         path: PathBuf,
+        /// Where the name is, from 1.
+        line: usize,
         /// What is wrong.
         source: InvalidName,
     },
     /// The name already has a key.
-    #[error("the stream {name} has a key; replace it with `cdn key rotate {name}`, or at once with --replace")]
+    #[error("the stream {name} has a key")]
     Exists {
         /// Name of the stream that already has a key.
         name: StreamName,
     },
     /// The name has no key.
-    #[error("the stream {name} has no key; `cdn key list` shows the streams that have one")]
+    #[error("the stream {name} has no key")]
     Missing {
         /// Name of the stream that has no key.
         name: StreamName,
@@ -91,24 +94,25 @@ pub enum Error {
     Random(#[from] rand::rngs::SysError),
 }
 
-#[derive(Debug, Default, Deserialize, Serialize)]
+/// The file, with values as text, or as text and its place.
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct KeyFile {
-    #[serde(default)]
-    key: Vec<Row>,
+struct KeyFile<S> {
+    #[serde(default = "Vec::new")]
+    key: Vec<Row<S>>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Row {
-    name: String,
-    id: String,
-    salt: String,
-    sha256: String,
+struct Row<S> {
+    name: S,
+    id: S,
+    salt: S,
+    sha256: S,
     #[serde(skip_serializing_if = "Option::is_none")]
-    created: Option<String>,
+    created: Option<S>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    valid_until: Option<String>,
+    valid_until: Option<S>,
 }
 
 /// Reads the file; a missing one has no keys and no stamp.
@@ -122,38 +126,56 @@ pub(super) fn load(path: &Path) -> Result<(StoredKeys, Option<Stamp>), Error> {
 }
 
 fn parse(text: &str, path: &Path) -> Result<StoredKeys, Error> {
-    let damaged = |why: String| Error::Damaged { path: path.into(), why };
-    let document: KeyFile = toml::from_str(text).map_err(|e| damaged(e.to_string()))?;
+    let document: KeyFile<Spanned<String>> =
+        toml::from_str(text).map_err(|e| Error::Damaged { path: path.into(), why: e.to_string() })?;
+    let damaged = |at: &Spanned<String>, why: String| Error::Damaged {
+        path: path.into(),
+        why: format!("line {}: {why}", line_of(text, at)),
+    };
     if document.key.len() > MAX_KEYS {
         return Err(Error::Full);
     }
     let (mut keys, mut has_lasting) = (StoredKeys::new(), BTreeMap::new());
     for row in document.key {
-        let stream: StreamName = row.name.parse().map_err(|source| Error::Name { path: path.into(), source })?;
-        let id = row.id.parse().map_err(|_| damaged(format!("the id of {stream} is not 12 hex digits")))?;
-        let salt = unhex(&row.salt).ok_or_else(|| damaged(format!("the salt of {stream} is not 32 hex digits")))?;
-        let digest = unhex(&row.sha256).ok_or_else(|| damaged(format!("the hash of {stream} is not 64 hex digits")))?;
-        let time = |field: &str, text: Option<String>| {
-            let parse = |text: String| {
-                WallClock::from_rfc3339(&text)
-                    .ok_or_else(|| damaged(format!("{field} of {stream} is not a time: {text:?}")))
+        let name = row.name.get_ref().parse();
+        let stream: StreamName =
+            name.map_err(|source| Error::Name { path: path.into(), line: line_of(text, &row.name), source })?;
+        let id = row.id.get_ref().parse();
+        let id = id.map_err(|_| damaged(&row.id, format!("the id of {stream} is not 12 hex digits")))?;
+        let salt = unhex(row.salt.get_ref());
+        let salt = salt.ok_or_else(|| damaged(&row.salt, format!("the salt of {stream} is not 32 hex digits")))?;
+        let digest = unhex(row.sha256.get_ref());
+        let digest =
+            digest.ok_or_else(|| damaged(&row.sha256, format!("the hash of {stream} is not 64 hex digits")))?;
+        let time = |field: &str, stated: Option<&Spanned<String>>| {
+            let parse = |at: &Spanned<String>| {
+                WallClock::from_rfc3339(at.get_ref())
+                    .ok_or_else(|| damaged(at, format!("{field} of {stream} is not a time: {:?}", at.get_ref())))
             };
-            text.map(parse).transpose()
+            stated.map(parse).transpose()
         };
-        let (created, valid_until) = (time("created", row.created)?, time("valid_until", row.valid_until)?);
-        let lasting: &mut bool = has_lasting.entry(stream.clone()).or_default();
+        let created = time("created", row.created.as_ref())?;
+        let valid_until = time("valid_until", row.valid_until.as_ref())?;
+        let (_, lasting) = has_lasting.entry(stream.clone()).or_insert_with(|| (row.name.clone(), false));
         if valid_until.is_none() && std::mem::replace(lasting, true) {
-            return Err(damaged(format!("two keys of {stream} have no valid_until")));
+            return Err(damaged(&row.name, format!("two keys of {stream} have no valid_until")));
         }
         let key = StoredKey { stream, hash: Hash { salt, digest }, created, valid_until };
         if let Some(other) = keys.insert(id, key) {
-            return Err(damaged(format!("another key has the id of that of {}", other.stream)));
+            return Err(damaged(&row.id, format!("another key has the id of that of {}", other.stream)));
         }
     }
-    match has_lasting.into_iter().find(|(_, has_lasting)| !has_lasting) {
-        Some((stream, _)) => Err(damaged(format!("each key of {stream} has a valid_until; one must have none"))),
+    match has_lasting.into_iter().find(|(_, (_, has_lasting))| !has_lasting) {
+        Some((stream, (at, _))) => {
+            Err(damaged(&at, format!("each key of {stream} has a valid_until; one must have none")))
+        }
         None => Ok(keys),
     }
+}
+
+/// The line of `text` that a value is in, from 1.
+pub(super) fn line_of(text: &str, value: &Spanned<String>) -> usize {
+    1 + text.bytes().take(value.span().start).filter(|byte| *byte == b'\n').count()
 }
 
 pub(super) fn stamp(path: &Path) -> Result<Option<Stamp>, Error> {
@@ -227,16 +249,24 @@ mod tests {
     #[test]
     fn damaged_files_are_rejected_with_the_reason() {
         for (from, to, says) in [
-            ("\n        sha256 = \"", "\n        sha256 = \"é", "the hash of a is not 64 hex digits"),
-            ("id = \"", "id = \"0", "the id of a is not 12 hex digits"),
-            ("salt = \"", "salt = \"0", "the salt of a is not 32 hex digits"),
+            (
+                "\n        sha256 = \"",
+                "\n        sha256 = \"é",
+                "keys.toml: line 6: the hash of a is not 64 hex digits",
+            ),
+            ("id = \"", "id = \"0", "keys.toml: line 4: the id of a is not 12 hex digits"),
+            ("salt = \"", "salt = \"0", "keys.toml: line 5: the salt of a is not 32 hex digits"),
             ("salt", "pepper", "unknown field `pepper`"),
-            ("\"a\"", "\"../a\"", "keys.toml: a stream's name"),
+            ("\"a\"", "\"../a\"", "keys.toml: line 3: a stream's name"),
             ("[[key]]", "[[", "TOML parse error"),
-            ("ab\"", "ac\"", "another key has the id"),
-            ("created = \"2026", "created = \"some", "created of a is not a time: \"some-11-22"),
-            ("        valid_until = \"2026-11-23T13:01:33.250Z\"\n", "", "two keys of a have no valid_until"),
-            ("created", "valid_until", "each key of a has a valid_until"),
+            ("ab\"", "ac\"", "keys.toml: line 11: another key has the id"),
+            ("created = \"2026", "created = \"some", "keys.toml: line 7: created of a is not a time: \"some-11-22"),
+            (
+                "        valid_until = \"2026-11-23T13:01:33.250Z\"\n",
+                "",
+                "keys.toml: line 10: two keys of a have no valid_until",
+            ),
+            ("created", "valid_until", "keys.toml: line 3: each key of a has a valid_until"),
         ] {
             let bad = GOOD.replace(from, to);
             assert_ne!(bad, GOOD);

@@ -3,6 +3,9 @@
 //! The key file stays that of `cdn key`, and this one that of the server, so that neither overwrites what the other has written. It is written at
 //! most once per [`SAVE_INTERVAL`], however often publishers connect.
 
+use toml::Spanned;
+
+use super::key_file::line_of;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
@@ -101,26 +104,28 @@ impl LastPublishes {
     }
 }
 
-#[derive(Debug, Default, Deserialize, Serialize)]
+/// The file, with values as text, or as text and its place.
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    key: Vec<Row>,
+struct File<S> {
+    #[serde(default = "Vec::new")]
+    key: Vec<Row<S>>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Row {
-    id: String,
-    at: String,
+struct Row<S> {
+    id: S,
+    at: S,
     from: IpAddr,
 }
 
 fn parse(text: &str) -> Result<BTreeMap<KeyId, LastPublish>, String> {
-    let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
-    let row = |row: Row| {
-        let id = row.id.parse().map_err(|error| format!("{:?}: {error}", row.id))?;
-        let at = WallClock::from_rfc3339(&row.at).ok_or_else(|| format!("{:?} is not a time", row.at))?;
+    let file: File<Spanned<String>> = toml::from_str(text).map_err(|error| error.to_string())?;
+    let row = |row: Row<Spanned<String>>| {
+        let wrong = |at: &Spanned<String>, why: String| format!("line {}: {:?} {why}", line_of(text, at), at.get_ref());
+        let id = row.id.get_ref().parse().map_err(|error| wrong(&row.id, format!("is no key's id: {error}")))?;
+        let at = WallClock::from_rfc3339(row.at.get_ref()).ok_or_else(|| wrong(&row.at, "is not a time".to_owned()))?;
         Ok((id, LastPublish { at, from: row.from }))
     };
     file.key.into_iter().map(row).collect()

@@ -1,5 +1,7 @@
 //! A stream's publisher: its identity, the outcome of a push, and why it is revoked.
 
+use std::fmt;
+
 use crate::auth::ValidKey;
 
 /// Identity of a publisher, for people and monitoring. Contains no secrets.
@@ -24,6 +26,16 @@ pub enum RevokeReason {
     KeyRevoked,
     /// The server is shutting down.
     ShuttingDown,
+}
+
+impl fmt::Display for RevokeReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TakenOver => "another publisher took over with the same key",
+            Self::KeyRevoked => "its key is no longer valid",
+            Self::ShuttingDown => "this server is stopping",
+        })
+    }
 }
 
 /// Outcome of pushing a unit.

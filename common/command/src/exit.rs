@@ -53,10 +53,23 @@ impl From<Exit> for ExitCode {
 pub fn help(codes: &[(Exit, &str)]) -> String {
     let mut text = "Exit codes:\n".to_owned();
     for (exit, meaning) in codes {
-        text += &format!("  {:>2}  {meaning}\n", exit.code());
+        let mut line = format!("  {:>2} ", exit.code());
+        for word in meaning.split(' ') {
+            if line.len() + 1 + word.len() > WIDTH {
+                text += &line;
+                line = "\n     ".to_owned();
+            }
+            line.push(' ');
+            line.push_str(word);
+        }
+        text += &line;
+        text.push('\n');
     }
     text
 }
+
+/// Columns of the help of a command.
+const WIDTH: usize = 80;
 
 #[cfg(test)]
 mod tests {
@@ -66,5 +79,8 @@ mod tests {
     fn codes_are_listed_one_a_line() {
         let text = help(&[(Exit::Success, "success"), (Exit::Usage, "the command line is wrong")]);
         assert_eq!(text, "Exit codes:\n   0  success\n  64  the command line is wrong\n");
+        let long = help(&[(Exit::NoInput, &"word ".repeat(17).trim_end().to_owned())]);
+        let words = "word ".repeat(14);
+        assert_eq!(long, format!("Exit codes:\n  66  {}\n      word word word\n", words.trim_end()));
     }
 }

@@ -9,6 +9,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt;
 use std::time::Instant;
 
 use crate::access_unit::TrackId;
@@ -45,6 +46,18 @@ pub enum ClockCorrection {
     Apart(i64),
     /// The clock was set, forward by this much.
     Set(i64),
+}
+
+impl fmt::Display for ClockCorrection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (subject, millis, (later, earlier)) = match self {
+            Self::Apart(by) => ("the track has a clock of its own,", by, ("ahead of", "behind")),
+            Self::Set(by) => ("the clock was set", by, ("forward", "back")),
+        };
+        let direction = if *millis < 0 { earlier } else { later };
+        write!(f, "{subject} {} ms {direction}", millis.unsigned_abs())?;
+        if matches!(self, Self::Apart(_)) { f.write_str(" the other tracks'") } else { Ok(()) }
+    }
 }
 
 /// The timeline of one track. All times are in milliseconds.
@@ -305,6 +318,18 @@ mod tests {
         for ((track, dts, _), (_, arrived, _)) in map(messages).into_iter().zip(messages) {
             let expected = i64::from(start) + *arrived as i64;
             assert!((dts - expected).abs() <= 40, "{track} that arrived at {arrived} is at {dts}, not at {expected}");
+        }
+    }
+
+    #[test]
+    fn corrections_are_told_in_words() {
+        for (correction, expected) in [
+            (ClockCorrection::Apart(1500), "the track has a clock of its own, 1500 ms ahead of the other tracks'"),
+            (ClockCorrection::Apart(-20), "the track has a clock of its own, 20 ms behind the other tracks'"),
+            (ClockCorrection::Set(3000), "the clock was set 3000 ms forward"),
+            (ClockCorrection::Set(-3000), "the clock was set 3000 ms back"),
+        ] {
+            assert_eq!(correction.to_string(), expected);
         }
     }
 

@@ -21,6 +21,9 @@ pub enum ListenAddress {
     Address(SocketAddr),
 }
 
+/// Lower ports need a privilege (capabilities(7)).
+const FIRST_FREE_PORT: u16 = 1024;
+
 /// The text is neither a port nor an address with a port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -44,6 +47,24 @@ impl ListenAddress {
         match self {
             Self::Address(address) if !address.ip().is_unspecified() => Some(address),
             _ => None,
+        }
+    }
+
+    /// What to do where this address cannot be bound, for errors that say so: who has it, or which there are.
+    pub fn advice(self, error: &io::Error) -> String {
+        match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("another program listens there; `ss -lntup 'sport = :{}'` shows which", self.port())
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "this machine has no such address; `ip address` lists those that it has, and a port \
+                                                alone listens on all"
+                    .to_owned()
+            }
+            io::ErrorKind::PermissionDenied if self.port() < FIRST_FREE_PORT => {
+                format!("ports below {FIRST_FREE_PORT} need root or CAP_NET_BIND_SERVICE")
+            }
+            _ => "check the address".to_owned(),
         }
     }
 
@@ -157,6 +178,22 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_bound_is_told_with_what_to_do() {
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = holder.local_addr().unwrap();
+        for (address, advice) in [
+            (taken.to_string(), format!("`ss -lntup 'sport = :{}'`", taken.port())),
+            ("192.0.2.1:5000".to_owned(), "`ip address`".to_owned()),
+        ] {
+            let address: ListenAddress = address.parse().unwrap();
+            let error = address.bind_tcp().unwrap_err();
+            assert!(address.advice(&error).contains(&advice), "{address} {error}: {}", address.advice(&error));
+        }
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        assert!(ListenAddress::AnyAddress(80).advice(&denied).contains("CAP_NET_BIND_SERVICE"));
+    }
 
     #[test]
     fn a_port_alone_means_all_addresses() {

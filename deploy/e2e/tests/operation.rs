@@ -12,7 +12,10 @@ use rustix::process::Signal;
 /// Runs a program to its end without the environment's settings.
 fn run(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Output> {
     let mut command = Command::new(program(name)?);
-    command.args(arguments).env_remove("DISPLAY").env_remove("WAYLAND_DISPLAY").env_remove("RUST_LOG");
+    command.args(arguments);
+    for variable in ["DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER", "SDL_VIDEO_DRIVER", "RUST_LOG", "NEARCAST_KEY"] {
+        command.env_remove(variable);
+    }
     Ok(command.envs(variables.iter().copied()).output()?)
 }
 
@@ -24,6 +27,12 @@ fn exit_codes_tell_the_cause() -> Result<()> {
     let (right, wrong_app) = (cdn.publish_url(&key), cdn.publish_url(&key).replace("/live/", "/lives/"));
     let (wrong_key, no_stream) = (cdn.publish_url("nck_wrong"), cdn.page_url("nowhere"));
     let no_log = ["--source", "test", "--unit-log", "/nowhere/log", right.as_str()];
+    let (no_key, http_port) = (format!("rtmp://{}/live", cdn.rtmp), format!("rtmp://{}/live/key", cdn.http));
+    let (tls, tls_playlist) = (format!("https://{}/live", cdn.http), format!("https://{}/live/index.m3u8", cdn.http));
+    let (page, no_app) = (cdn.page_url("live"), cdn.rtmp_url("live").replace("/live/", "/lives/"));
+    let rtmp_port = cdn.http.to_string();
+    let in_use = ["--source", "test", "--lan-listen", &rtmp_port, right.as_str()];
+    let holder = std::net::UdpSocket::bind(cdn.http)?;
     for (name, arguments, variables, code, says) in [
         (
             "broadcaster",
@@ -60,6 +69,26 @@ fn exit_codes_tell_the_cause() -> Result<()> {
             "cannot listen for LAN viewers at 192.0.2.1:1",
         ),
         ("broadcaster", &no_log, &[], 73, "cannot create the unit log"),
+        ("broadcaster", &in_use, &[], 71, "another program listens there"),
+        ("broadcaster", &["--source", "test", "--lan-listen", "192.0.2.1:1", &right], &[], 71, "--lan-listen"),
+        (
+            "broadcaster",
+            &["--source", "test", &no_key],
+            &[],
+            64,
+            "the stream key is missing: set the variable NEARCAST_KEY",
+        ),
+        ("broadcaster", &["--source", "test", "rtmp://127.0.0.1"], &[("NEARCAST_KEY", "k")], 64, "has no application"),
+        ("broadcaster", &["--source", "test", &http_port], &[], 69, "check the port"),
+        ("cdn", &["--relay", "of"], &[], 64, "or `off`"),
+        ("cdn", &["--rtmp", "192.0.2.1:1", "--data", "/nowhere"], &[], 71, "set rtmp.listen (--rtmp)"),
+        ("viewer", &[&page], &[], 66, "there is no display"),
+        ("viewer", &["ftp://127.0.0.1/live"], &[], 64, "must start with http://"),
+        ("viewer", &["http://127.0.0.1/"], &[], 64, "name a stream"),
+        ("viewer", &["nearcast://127.0.0.1:1"], &[], 64, "give the pairing code"),
+        ("viewer", &["--headless", &tls], &[], 69, "try http:// instead of https://"),
+        ("viewer", &["--headless", &tls_playlist], &[], 69, "try http:// instead of https://"),
+        ("viewer", &["--headless", &no_app], &[], 69, "There is no such application. Play rtmp://HOST/live/NAME"),
         ("viewer", &["--headless", &no_stream], &[], 69, "has no stream named 'nowhere'"),
         (
             "viewer",
@@ -77,6 +106,152 @@ fn exit_codes_tell_the_cause() -> Result<()> {
         ensure!(text.contains(says), "{name} {arguments:?}: {text}");
         ensure!(text.matches("(os error").count() <= 1, "{name} {arguments:?} states the cause twice: {text}");
         ensure!(!text.contains(&key), "a key is shown: {text}");
+        ensure!(!text.contains("window opened"), "{name} {arguments:?} opened a window: {text}");
+    }
+    drop(holder);
+    let log = cdn.process.err();
+    ensure!(log.contains("player rejected: no such application; it is live"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_wrong_pairing_code_ends_the_viewer_and_a_full_broadcaster_does_not() -> Result<()> {
+    let env = TestEnv::new()?;
+    let codes = [(); 2].map(|()| run("broadcaster", &["pairing-code"], &[]));
+    let [right, wrong] = codes.map(|code| code.map(|code| String::from_utf8_lossy(&code.stdout).trim().to_owned()));
+    let (right, wrong) = (right?, wrong?);
+    let options = ["--lan-listen", "127.0.0.1:0", "--no-mdns", "--pairing-code", &right, "--max-lan-viewers", "1"];
+    let options = [&Broadcaster::SMALL[..], &options].concat();
+    let broadcaster = Broadcaster::start(&env, "rtmp://127.0.0.1:1/live/key", &options)?;
+    let address = until(TIMEOUT, "the address in the log", || {
+        let log = broadcaster.process.err();
+        let line = log.lines().find(|line| line.contains("LAN viewers can pair without a server")).map(str::to_owned);
+        let event = line.map(|line| serde_json::from_str::<serde_json::Value>(&line)).transpose()?;
+        Ok(event.and_then(|event| Some(format!("nearcast://{}", event["fields"]["address"].as_str()?))))
+    })?;
+    let output = run("viewer", &["--headless", "--pairing-code", &wrong, &address], &[])?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(77), "{:?}: {text}", output.status);
+    ensure!(text.contains("the pairing code is wrong") && !text.contains("Denied"), "{text}");
+    ensure!(!text.contains(&right) && !text.contains(&wrong), "a code is shown: {text}");
+
+    let mut first = Viewer::start(&env, &address, &["--pairing-code", &right])?;
+    first.wait_pictures(10, TIMEOUT)?;
+    let mut second = Viewer::start(&env, &address, &["--pairing-code", &right])?;
+    until(TIMEOUT, "the second viewer to be told that the broadcaster is full", || {
+        ensure!(second.process.running()?, "it ended: {}", second.process.err());
+        Ok(second.process.err().contains("at its limit of LAN viewers").then_some(()))
+    })?;
+    first.finish()?;
+    second.wait_pictures(10, TIMEOUT)?;
+    second.finish()?;
+    let log = until(TIMEOUT, "the viewers to leave", || {
+        let log = broadcaster.process.err();
+        Ok((log.matches("a LAN viewer disconnected").count() == 2).then_some(log))
+    })?;
+    ensure!(log.contains("\"reason\":\"it left\""), "{log}");
+    Ok(())
+}
+
+#[test]
+fn the_log_says_in_words_why_a_publisher_left() -> Result<()> {
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let mut first = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    cdn.wait_live("live")?;
+    let mut second = Broadcaster::start(&env, &cdn.publish_url(&key), &Broadcaster::SMALL)?;
+    until(TIMEOUT, "the first to be thrown out", || Ok((!first.process.running()?).then_some(())))?;
+    second.stop()?;
+    let log = until(TIMEOUT, "both ends in the log", || {
+        let log = cdn.process.err();
+        Ok((log.matches("publisher disconnected").count() == 2).then_some(log))
+    })?;
+    for reason in ["another publisher took over with the same key", "it unpublished"] {
+        ensure!(log.contains(&format!("\"reason\":\"{reason}\"")), "no {reason}: {log}");
+    }
+    Ok(())
+}
+
+#[test]
+fn key_commands_say_what_to_do_for_the_same_data() -> Result<()> {
+    let env = TestEnv::new()?;
+    let (data, empty) = (env.path("other data"), env.path("nothing"));
+    let (data, empty) = (data.display().to_string(), empty.display().to_string());
+    let key = |arguments: &[&str], data: &str| -> Result<(Option<i32>, String)> {
+        let output = run("cdn", &[&["key"], arguments, &["--data", data]].concat(), &[])?;
+        Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    ensure!(key(&["new", "live", "--replace"], &data)?.1.contains("had no key to replace"), "nothing is said");
+    ensure!(key(&["new", "live", "--replace"], &data)? == (Some(0), String::new()), "something is said");
+    for (arguments, advice) in [
+        (&["new", "live"][..], format!("`cdn key rotate live --data '{data}'`")),
+        (&["rotate", "talk"], format!("`cdn key list --data '{data}'`")),
+        (&["remove", "talk"], format!("`cdn key new talk --data '{data}'`")),
+    ] {
+        let (code, text) = key(arguments, &data)?;
+        ensure!(code == Some(1) && text.contains(&advice), "{arguments:?}: {code:?} {text}");
+    }
+    for arguments in [&["list"][..], &["rotate", "live"], &["remove", "live"]] {
+        let (code, text) = key(arguments, &empty)?;
+        ensure!(
+            code == Some(73) && text.contains(&format!("there is no directory {empty}")),
+            "{arguments:?}: {code:?} {text}"
+        );
+        ensure!(!Path::new(&empty).exists(), "{arguments:?} made the directory");
+    }
+    Ok(())
+}
+
+#[test]
+fn help_and_diagnoses_fit_80_columns() -> Result<()> {
+    for (name, subcommands) in [
+        ("cdn", &[&[][..], &["key"], &["key", "new"], &["key", "list"], &["manual"]][..]),
+        ("broadcaster", &[&[][..], &["doctor"], &["devices"]]),
+        ("viewer", &[&[][..], &["doctor"]]),
+    ] {
+        for subcommand in subcommands {
+            for flag in ["-h", "--help"] {
+                let output =
+                    run(name, &[subcommand, &[flag][..]].concat(), &[("NEARCAST_CONFIG", "/nowhere/cdn.toml")])?;
+                let text = String::from_utf8(output.stdout)?;
+                let wide: Vec<&str> = text.lines().filter(|line| line.chars().count() > 80).collect();
+                ensure!(wide.is_empty() && !text.is_empty(), "{name} {subcommand:?} {flag}: {wide:#?}");
+                ensure!(
+                    !text.contains("=]") && !text.contains("/nowhere"),
+                    "{name} {subcommand:?} shows a variable's value"
+                );
+            }
+        }
+    }
+    for name in ["broadcaster", "viewer"] {
+        let text = String::from_utf8(run(name, &["doctor"], &[])?.stdout)?;
+        // A word, such as an address, is not taken apart.
+        let is_too_wide = |line: &&str| line.chars().count() > 80 && line.trim().contains(' ');
+        let wide: Vec<&str> = text.lines().filter(is_too_wide).collect();
+        ensure!(wide.is_empty() && !text.is_empty(), "{name} doctor: {wide:#?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_closed_log_does_not_keep_a_program_from_ending() -> Result<()> {
+    for (name, arguments) in [
+        ("viewer", &["--headless", "http://127.0.0.1:1/live"][..]),
+        ("broadcaster", &["--source", "test", "--no-lan", "rtmp://127.0.0.1:1/live/key"]),
+    ] {
+        let mut child =
+            Command::new(program(name)?).args(arguments).stderr(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        let mut log = std::io::BufReader::new(child.stderr.take().context("no log")?);
+        std::io::BufRead::read_line(&mut log, &mut String::new())?;
+        drop(log);
+        // Some lines are lost by now.
+        std::thread::sleep(Duration::from_secs(1));
+        let id = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(id, Signal::TERM)?;
+        let ended = until(TIMEOUT, "it to end", || Ok(child.try_wait()?));
+        let _ = child.kill();
+        ended.with_context(|| name.to_owned())?;
     }
     Ok(())
 }

@@ -58,6 +58,12 @@ pub fn run(
     sdl2::hint::set("SDL_NO_SIGNAL_HANDLERS", "1");
     let sdl = sdl2::init().map_err(Error)?;
     let video = sdl.video().map_err(Error)?;
+    let wanted = DRIVER_VARIABLES.iter().find_map(|variable| std::env::var(variable).ok());
+    if shows_nothing(video.current_video_driver(), wanted.as_deref()) {
+        return Err(Error(
+            "there is no display: DISPLAY and WAYLAND_DISPLAY are not set, or nothing answers there".to_owned(),
+        ));
+    }
     video.disable_screen_saver();
     let mut builder = video.window(&settings.title, FIRST_SIZE.0, FIRST_SIZE.1);
     builder.position_centered().resizable().allow_highdpi();
@@ -106,6 +112,16 @@ pub fn run(
     }
     Ok(())
 }
+
+/// Whether SDL chose a driver that shows nothing, as it does where there is no display, and not because the user wants it.
+fn shows_nothing(driver: &str, wanted: Option<&str>) -> bool {
+    BLIND_DRIVERS.contains(&driver) && !wanted.is_some_and(|names| names.split(',').any(|name| name == driver))
+}
+
+/// SDL's video drivers without a display.
+const BLIND_DRIVERS: [&str; 2] = ["offscreen", "dummy"];
+/// The variables by which users choose SDL's video drivers, as a list with commas.
+const DRIVER_VARIABLES: [&str; 2] = ["SDL_VIDEODRIVER", "SDL_VIDEO_DRIVER"];
 
 /// Hardware acceleration where there is a GPU; SDL's own software renderer is faster than Mesa's emulation.
 fn renderer(window: Window) -> Result<Canvas<Window>, Error> {
@@ -490,6 +506,20 @@ mod tests {
             ((900, 900), 9.0 / 16.0, (196, 0, 506, 900)),
         ] {
             assert_eq!(letterbox(window, aspect), Rect::new(x, y, w, h), "{window:?} {aspect}");
+        }
+    }
+
+    #[test]
+    fn a_driver_without_a_display_is_used_only_where_it_is_wanted() {
+        for (driver, wanted, expected) in [
+            ("x11", None, false),
+            ("wayland", Some("wayland,x11"), false),
+            ("offscreen", None, true),
+            ("dummy", Some("x11"), true),
+            ("dummy", Some("dummy"), false),
+            ("offscreen", Some("x11,offscreen"), false),
+        ] {
+            assert_eq!(shows_nothing(driver, wanted), expected, "{driver} {wanted:?}");
         }
     }
 

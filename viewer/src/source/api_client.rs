@@ -28,12 +28,8 @@ impl ApiClient {
     /// # Errors
     /// [`Error::Url`] if the page's path has no stream's name.
     pub(super) fn new(page: &Url, http: &HttpClient) -> Result<Self, Error> {
+        let name = stream_name(page)?;
         let path = page.path().trim_end_matches('/').to_owned();
-        let name = path.rsplit('/').next().unwrap_or_default().to_owned();
-        if name.is_empty() {
-            let reason = format!("name a stream: {}/NAME, or a playlist that ends in .m3u8", address(page));
-            return Err(Error::Url { url: page.to_string(), reason });
-        }
         // Without a slash at its end, so that relative URLs begin beside the page.
         let mut page = page.clone();
         page.set_path(&path);
@@ -94,6 +90,20 @@ impl ApiClient {
             }
         }
         serde_json::from_slice(&body).map(Some).map_err(|error| failed(error.to_string(), false))
+    }
+}
+
+/// The name of the stream whose page is `page`.
+///
+/// # Errors
+/// [`Error::Url`] if the page's path has no stream's name.
+pub(super) fn stream_name(page: &Url) -> Result<String, Error> {
+    match page.path().trim_end_matches('/').rsplit('/').next().filter(|name| !name.is_empty()) {
+        Some(name) => Ok(name.to_owned()),
+        None => {
+            let reason = format!("name a stream: {}/NAME, or a playlist that ends in .m3u8", address(page));
+            Err(Error::Url { url: page.to_string(), reason })
+        }
     }
 }
 

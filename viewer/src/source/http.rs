@@ -59,14 +59,46 @@ pub(super) fn client(reach: Reach) -> Result<HttpClient, Error> {
     Ok(HttpClient { client: client?, reach })
 }
 
-/// The innermost error in words: the outer ones repeat the URL.
+/// The innermost error in words, and what to do: the outer ones repeat the URL.
 pub(super) fn root_cause(error: &reqwest::Error) -> String {
-    if error.is_timeout() { "no answer in time".to_owned() } else { innermost(error).to_string() }
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let cause = innermost(error);
+    match (tls_error(cause), cause.downcast_ref::<hyper::Error>()) {
+        (Some(rustls::Error::InvalidMessage(_)), _) => {
+            format!(
+                "the server does not speak TLS at this port; try http:// instead of https://, or another port ({cause})"
+            )
+        }
+        (Some(rustls::Error::InvalidCertificate(_)), _) => {
+            format!(
+                "the server's certificate is not valid: {cause}; check the host's name in the URL, the certificate and this machine's clock"
+            )
+        }
+        (_, Some(http)) if http.is_parse() => {
+            format!("what answers at this port is not HTTP; try https:// instead of http://, or another port ({cause})")
+        }
+        (_, Some(http)) if http.is_incomplete_message() => {
+            format!("the server closed the connection without an answer; is this the port of HTTP? ({cause})")
+        }
+        _ => cause.to_string(),
+    }
 }
 
-/// Whether another attempt may succeed.
+/// Whether another attempt may succeed: not at a port that speaks another protocol.
 pub(super) fn may_retry(error: &reqwest::Error) -> bool {
-    !error.is_builder() && !innermost(error).is::<PrivateAddress>()
+    let cause = innermost(error);
+    let is_other_protocol =
+        matches!(tls_error(cause), Some(rustls::Error::InvalidMessage(_) | rustls::Error::InvalidCertificate(_)))
+            || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
+    !error.is_builder() && !cause.is::<PrivateAddress>() && !is_other_protocol
+}
+
+/// The error of TLS that `cause` is or, as one of a socket, contains.
+fn tls_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let contained = || cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>();
+    cause.downcast_ref().or_else(contained)
 }
 
 fn innermost(error: &reqwest::Error) -> &(dyn std::error::Error + 'static) {

@@ -31,6 +31,7 @@ use tokio::sync::mpsc;
 
 pub use self::lan_list::{list_broadcasters, render_broadcasters};
 pub use self::path::{PathDescription, PathOptions, Transport, TransportFilter};
+pub use self::resolve::check;
 pub use self::supervisor::run;
 pub use self::transport::{AUTO, TRANSPORTS};
 
@@ -144,6 +145,14 @@ pub enum Error {
         /// Why the last address did not answer, in words.
         reason: String,
     },
+    /// The broadcaster has another pairing code.
+    #[error(
+        "{address}: the pairing code is wrong. The broadcaster's terminal (or log) shows the right one: give it with --pairing-code"
+    )]
+    WrongCode {
+        /// Address of the broadcaster as `HOST:PORT`.
+        address: String,
+    },
     /// The broadcaster does not know the pairing code.
     #[error(
         "{address} did not prove that it knows the pairing code: the code is wrong, or the connection is intercepted"
@@ -198,9 +207,14 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the server and this viewer disagree about the protocol. A path that fails so is closed for good, even if it has worked.
-    pub fn is_violation(&self) -> bool {
-        matches!(self, Self::Relay { source, .. } if source.is_violation())
+    /// Whether a path that fails so is closed for good, even if it has worked: the server and this viewer disagree about the protocol, or the
+    /// broadcaster has another pairing code.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Relay { source, .. } => source.is_violation(),
+            Self::WrongCode { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether the server knows no stream of this name. It may in a moment: a server, a proxy or a key file is being changed.
@@ -223,7 +237,8 @@ impl Error {
             Self::Unreachable { .. } => true,
             Self::Http { retry, .. } => *retry,
             Self::NotLive { .. } => true,
-            Self::Impostor { .. } | Self::UnknownStream { .. } | Self::Unsupported { .. } | Self::Url { .. } => false,
+            Self::WrongCode { .. } | Self::Impostor { .. } | Self::UnknownStream { .. } => false,
+            Self::Unsupported { .. } | Self::Url { .. } => false,
         }
     }
 }

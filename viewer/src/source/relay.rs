@@ -9,7 +9,7 @@ use std::time::Duration;
 use media::latency::DeliveryMode;
 use media::select::PathProfile;
 use net::api::PlaybackInfo;
-use net::relay::{self, Event, Proof, Side, Start};
+use net::relay::{self, Event, Proof, RefusalCode, Side, Start};
 use net::trust::{Code, Pin, pairing, tls};
 use quinn::Endpoint;
 use tokio::sync::watch;
@@ -121,7 +121,7 @@ impl std::fmt::Debug for RelayTrust {
 /// Subscribes at `target` and delivers units while the context says so, until the connection fails or the broadcast is over (`Ok`).
 ///
 /// # Errors
-/// [`Error::Unreachable`] without a UDP socket or where no address answers; [`Error::Impostor`] if the other end does not know the pairing
+/// [`Error::Unreachable`] without a UDP socket or where no address answers; [`Error::WrongCode`] and [`Error::Impostor`] if the other end does not know the pairing
 /// code; [`Error::Relay`] for what happens on the connection.
 pub(super) async fn open(target: RelayTarget, context: OpenContext, events: &EventSender) -> Result<(), Error> {
     let Some(endpoint) = context.endpoint else {
@@ -144,7 +144,13 @@ async fn run(
         RelayTrust::Pinned { ticket: Some(ticket), .. } => Proof::Ticket(ticket.clone()),
         RelayTrust::Code(code) => Proof::Code(pairing::viewer_proof(code, &exporter(&target, &connection)?)),
     };
-    let mut subscription = relay::subscribe(connection.clone(), &target.name, proof).await.map_err(failed)?;
+    let subscribed = relay::subscribe(connection.clone(), &target.name, proof).await;
+    let mut subscription = subscribed.map_err(|source| match (&target.trust, source) {
+        (RelayTrust::Code(_), relay::Error::Refused { code: RefusalCode::Denied, .. }) => {
+            Error::WrongCode { address: target.address.clone() }
+        }
+        (_, source) => failed(source),
+    })?;
     if let RelayTrust::Code(code) = &target.trust {
         let answer = subscription.proof().unwrap_or_default();
         if pairing::verify_broadcaster(code, &exporter(&target, &connection)?, &answer).is_err() {

@@ -23,22 +23,46 @@ pub(super) struct ResolvedPaths {
     pub(super) api: Option<ApiClient>,
 }
 
+/// What a URL names.
+enum Named {
+    /// Paths by the transport that the URL belongs to.
+    Paths(Vec<PathDescription>),
+    /// A stream's page, whose server lists the transports.
+    Page(reqwest::Url),
+}
+
+/// Checks the URL as far as that is possible without a connection.
+///
+/// # Errors
+/// [`Error::Url`] if the URL makes no sense or `options` exclude its transport.
+pub fn check(url: &str, options: &PathOptions) -> Result<(), Error> {
+    read(url, options).map(drop)
+}
+
 /// Finds the paths to what `url` names.
 ///
 /// # Errors
-/// [`Error::Url`] if the URL makes no sense or `options` exclude its transport; [`Error::Http`] and [`Error::UnknownStream`] from the server.
+/// [`Error::Url`] as [`check`]; [`Error::Http`] and [`Error::UnknownStream`] from the server.
 pub(super) async fn resolve(url: &str, options: &PathOptions, http: &HttpClient) -> Result<ResolvedPaths, Error> {
+    match read(url, options)? {
+        Named::Paths(paths) => Ok(ResolvedPaths { paths, api: None }),
+        Named::Page(page) => from_server(&page, options, http).await,
+    }
+}
+
+fn read(url: &str, options: &PathOptions) -> Result<Named, Error> {
     let wrong = |reason: String| Error::Url { url: url.to_owned(), reason };
     let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase()).unwrap_or_default();
     let paths = from_url(url, &scheme, options).map_err(wrong)?;
     if !paths.is_empty() {
-        return Ok(ResolvedPaths { paths, api: None });
+        return Ok(Named::Paths(paths));
     }
     if !matches!(scheme.as_str(), "http" | "https") {
         return Err(wrong("the URL must start with http://, https://, rtmp:// or nearcast://".to_owned()));
     }
     let page = reqwest::Url::parse(url).map_err(|error| wrong(error.to_string()))?;
-    from_server(&page, options, http).await
+    api_client::stream_name(&page)?;
+    Ok(Named::Page(page))
 }
 
 /// The paths of a URL that belongs to a transport; empty if it belongs to none.
@@ -131,7 +155,11 @@ mod tests {
                     assert_eq!(names, [wanted], "{url}");
                 }
                 (Err(error), Err(wanted)) => {
-                    assert!(error.to_string().contains(wanted) && !error.retry(), "{url}: {error}")
+                    assert!(error.to_string().contains(wanted) && !error.retry(), "{url}: {error}");
+                    assert!(
+                        matches!(check(url, &options), Err(Error::Url { .. })),
+                        "{url} is not checked before a window opens"
+                    );
                 }
                 (got, _) => panic!("{url}: {got:?}"),
             }

@@ -216,7 +216,7 @@ impl MessageDemuxer {
                     units.push(self.arrived(unit));
                 }
                 flv::Event::ClockCorrected(track, correction) => {
-                    debug!(%track, ?correction, "timestamps are corrected");
+                    debug!(%track, %correction, "timestamps are corrected");
                 }
                 flv::Event::EndOfSequence(track) => debug!(%track, "end of sequence"),
                 flv::Event::Refused(error) => self.skip(&error),

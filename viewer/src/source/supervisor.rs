@@ -365,7 +365,7 @@ impl Supervisor {
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
         let is_unknown = error.is_unknown_stream();
         // An error before the first unit is final, except that a stream may be unknown for a moment only.
-        let is_permanent = error.is_violation() || !error.retry() && !is_unknown && !path.has_delivered;
+        let is_permanent = error.is_final() || !error.retry() && !is_unknown && !path.has_delivered;
         let is_news = path.logged_failure.as_ref() != Some(&error.to_string());
         path.logged_failure = Some(error.to_string());
         match &error {

@@ -158,7 +158,7 @@ async fn subscriber(incoming: quinn::Incoming, slot: Arc<ConnectionSlot>, hub: A
         }
     };
     let ended = request.serve(delivery, None, stopped).await;
-    tracing::debug!(reason = ?ended, "subscriber disconnected");
+    tracing::debug!(reason = %ended, "subscriber disconnected");
 }
 
 /// A stream of the hub as the source of one subscription.

@@ -5,6 +5,7 @@ mod reader;
 mod tests;
 mod unreadable;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,6 +47,18 @@ pub enum Ended {
     Unreadable(String),
     /// The connection failed.
     Failed(rtmp::Error),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unpublished => f.write_str("it unpublished"),
+            Self::Disconnected => f.write_str("it closed the connection without unpublishing"),
+            Self::Revoked(why) => why.fmt(f),
+            Self::Unreadable(why) => f.write_str(why),
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
 }
 
 /// The point at which a publisher may resume: the stream's last epoch, and the newest DTS of each track. `None` for a stream without units.

@@ -40,7 +40,7 @@ impl Reader {
     pub(crate) fn new(limits: PendingLimits, last_epoch: Option<(Epoch, Timestamp)>) -> Self {
         let assembler = TrackAssembler::new(limits, last_epoch);
         let correction_log = LogLimiter::new(|corrections, (track, correction): &(TrackId, ClockCorrection)| {
-            tracing::info!(%track, ?correction, corrections, "timestamps of the publisher are corrected");
+            tracing::info!(%track, %correction, corrections, "timestamps of the publisher are corrected");
         });
         Self { demuxer: Demuxer::new(assembler.epoch()), assembler, refused: Vec::new(), correction_log }
     }

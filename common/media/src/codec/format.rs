@@ -1,5 +1,7 @@
 //! The codecs that Nearcast carries, and video and audio formats.
 
+use std::fmt;
+
 /// A codec that Nearcast carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Codec {
@@ -68,6 +70,16 @@ impl Codec {
     /// Whether it is a video codec.
     pub const fn is_video(self) -> bool {
         matches!(self, Self::H264 | Self::Hevc | Self::Av1 | Self::Vp9)
+    }
+}
+
+/// In words, for people.
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Video { width, height } => write!(f, "{width}x{height}"),
+            Self::Audio { sample_rate, channels } => write!(f, "{sample_rate} Hz, {channels} channels"),
+        }
     }
 }
 

@@ -40,7 +40,7 @@ pub enum Error {
     #[error("the fragment has no unit to write")]
     NoUnit,
     /// The decoder configuration record does not have the form that the binding of its codec requires.
-    #[error("{track}: the {codec:?} configuration record of {length} bytes is malformed")]
+    #[error("{track}: the {} configuration record of {length} bytes is malformed", codec.name())]
     Record {
         /// Track of the record.
         track: TrackId,

@@ -112,7 +112,7 @@ impl Report {
     /// The report for standard output: JSON, or text as wide as the terminal.
     pub fn render(&self, json: bool) -> String {
         let width = || terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
-        if json { self.json() } else { self.text(width()) }
+        if json { self.json() } else { self.text(Some(width().unwrap_or(NO_TERMINAL))) }
     }
 }
 
@@ -166,6 +166,8 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TEXT).collect()
 }
 
+/// Columns where the output is no terminal.
+const NO_TERMINAL: usize = 80;
 /// Columns of the status: the longest word and two spaces.
 const STATUS: usize = 6;
 /// Columns between the name and the finding.

@@ -16,7 +16,7 @@ pub enum Error {
     #[error("the connection was lost: {0}")]
     Connection(#[from] ConnectionError),
     /// The server refused the subscription.
-    #[error("refused: {reason} ({code:?})")]
+    #[error("refused ({code}): {reason}")]
     Refused {
         /// The reason code.
         code: RefusalCode,

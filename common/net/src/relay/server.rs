@@ -3,6 +3,7 @@
 //! A request is returned to the caller, which knows streams and proofs, and accepts or refuses it. An accepted subscriber is two cursors on
 //! the live window, one for audio and one for video (`track_sender`). Its only queue is QUIC's send buffer, which is bounded.
 
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,6 +47,17 @@ pub enum Ended {
     Stopped,
     /// The subscriber violated the protocol, or sending failed.
     Failed(Error),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsubscribed => f.write_str("it left"),
+            Self::Complete => f.write_str("the broadcast is over"),
+            Self::Stopped => f.write_str("this server is stopping"),
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
 }
 
 /// Reads the request of a new connection, within [`REQUEST_TIMEOUT`].

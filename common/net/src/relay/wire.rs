@@ -9,6 +9,8 @@ mod error;
 mod group;
 mod timing;
 
+use std::fmt;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use media::latency::TimingReport;
 use media::{Epoch, Timestamp, TrackId};
@@ -31,8 +33,8 @@ pub enum Proof {
 }
 
 /// Redacts tickets and proofs.
-impl std::fmt::Debug for Proof {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "None",
             Self::Ticket(_) => "Ticket(***)",
@@ -128,6 +130,18 @@ pub enum RefusalCode {
     Leaving,
     /// A code that this version does not define.
     Other(u64),
+}
+
+impl fmt::Display for RefusalCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownStream => f.write_str("no such stream"),
+            Self::Denied => f.write_str("not admitted"),
+            Self::Busy => f.write_str("at its limit"),
+            Self::Leaving => f.write_str("shutting down"),
+            Self::Other(number) => write!(f, "code {number}"),
+        }
+    }
 }
 
 impl RefusalCode {

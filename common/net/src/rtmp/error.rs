@@ -33,7 +33,7 @@ pub enum Error {
         after: Duration,
     },
     /// The first byte belongs to another protocol.
-    #[error("this is not RTMP: the peer speaks {protocol}")]
+    #[error("this is not RTMP: the peer speaks {protocol}; check the port (RTMP usually has 1935)")]
     NotRtmp {
         /// The protocol, as far as the first byte shows.
         protocol: &'static str,
@@ -120,9 +120,9 @@ impl Error {
         }
     }
 
-    /// Whether the server rejected the application of the URL, and not the stream key.
-    pub fn is_about_the_app(&self) -> bool {
-        matches!(self, Self::Refused { code, .. } if code == INVALID_APP)
+    /// Whether the server rejected the stream key or the stream, and not the application of the URL. If it is false, there is no such server.
+    pub fn is_about_the_key(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code != INVALID_APP)
     }
 
     pub(crate) fn amf(command: &'static str) -> impl FnOnce(amf::Error) -> Self {
