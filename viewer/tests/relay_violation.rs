@@ -77,7 +77,7 @@ async fn a_path_that_worked_and_then_violates_the_protocol_is_closed_for_good() 
         panic!("the source ended without a failure")
     };
     let error = tokio::time::timeout(Duration::from_secs(20), watched).await.expect("it fails at once");
-    assert!(error.is_violation() && error.to_string().contains("violates the relay protocol"), "{error}");
+    assert!(error.is_final() && error.to_string().contains("violates the relay protocol"), "{error}");
     assert!(has_worked);
     assert_eq!(connections.load(Ordering::Relaxed), 1, "it was asked again");
 }

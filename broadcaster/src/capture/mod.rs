@@ -19,6 +19,7 @@ mod decoding_time;
 pub mod device;
 pub mod devices;
 pub mod file;
+mod file_probe;
 mod frame_rate_limit;
 mod input;
 pub mod plan;

@@ -133,6 +133,10 @@ fn a_wrong_pairing_code_ends_the_viewer_and_a_full_broadcaster_does_not() -> Res
     let text = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(77), "{:?}: {text}", output.status);
     ensure!(text.contains("the pairing code is wrong") && !text.contains("Denied"), "{text}");
+    // The broadcaster has several addresses, and not all of them can be reached from here.
+    let addresses = format!("{},{}", address.replace("nearcast://", "nearcast://127.0.0.1:1,"), "127.0.0.1:2");
+    let output = run("viewer", &["--headless", "--pairing-code", &wrong, &addresses], &[])?;
+    ensure!(output.status.code() == Some(77), "{:?}: {}", output.status, String::from_utf8_lossy(&output.stderr));
     ensure!(!text.contains(&right) && !text.contains(&wrong), "a code is shown: {text}");
 
     let mut first = Viewer::start(&env, &address, &["--pairing-code", &right])?;

@@ -362,10 +362,14 @@ impl Supervisor {
             return self.open_after(id, true, jittered(NOT_LIVE_POLL)).await;
         }
         self.selector.on_failed(id, now);
+        let is_denied =
+            self.paths.values().any(|path| matches!(path.permanently_failed, Some(Error::WrongCode { .. })));
         let Some(path) = self.paths.get_mut(&id) else { return Ok(()) };
         let is_unknown = error.is_unknown_stream();
+        // What does not answer beside a broadcaster that denies the code is another of its addresses, as a rule.
+        let is_beside_denial = is_denied && !path.has_delivered && matches!(error, Error::Unreachable { .. });
         // An error before the first unit is final, except that a stream may be unknown for a moment only.
-        let is_permanent = error.is_final() || !error.retry() && !is_unknown && !path.has_delivered;
+        let is_permanent = error.is_final() || is_beside_denial || !error.retry() && !is_unknown && !path.has_delivered;
         let is_news = path.logged_failure.as_ref() != Some(&error.to_string());
         path.logged_failure = Some(error.to_string());
         match &error {
@@ -399,7 +403,8 @@ impl Supervisor {
             }
         }
         if self.paths.values().all(Path::is_hopeless) {
-            if let Some(error) = self.paths.values_mut().find_map(Path::take_failure) {
+            let failures = self.paths.values_mut().filter_map(Path::take_failure);
+            if let Some(error) = failures.min_by_key(|error| !matches!(error, Error::WrongCode { .. })) {
                 self.send(Event::Failed(error)).await?;
             }
             return Err(Closed);
