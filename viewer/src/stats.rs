@@ -40,7 +40,8 @@ pub struct Stats {
     pub switches: Switches,
     /// Failures of the unit log, the recording or the pipe.
     pub output_errors: u64,
-    /// When the first picture was presented, or the first audio unit decoded of those that were played without pictures, on the viewer's clock.
+    /// When the first picture was presented, or the first audio unit decoded of those that were played without pictures, on the viewer's
+    /// clock.
     first: Option<Duration>,
     /// When the first and the last audio unit were decoded.
     heard: Option<(Duration, Duration)>,

@@ -1,4 +1,5 @@
-//! What the three commands share besides media and networks: exit codes, texts of errors, signals, log filters and limits, manual pages and shell completions.
+//! What the three commands share besides media and networks: exit codes, texts of errors, signals, log filters and limits, manual
+//! pages and shell completions.
 //!
 //! It knows nothing of streams; each command states its own options, settings and codes.
 #![forbid(unsafe_code)]

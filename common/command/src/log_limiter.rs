@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// Writes one kind of log line at most once per [`INTERVAL`] ([or so often](Self::with_burst)), with the number of times since the line before;
-/// what is left, when it is dropped.
+/// Writes one kind of log line at most once per [`INTERVAL`] ([or so often](Self::with_burst)), with the number of times since the line
+/// before; what is left, when it is dropped.
 pub struct LogLimiter<D> {
     write: fn(u64, &D),
     burst: u32,

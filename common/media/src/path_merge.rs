@@ -238,8 +238,8 @@ impl PathMerger {
         self.tracks.iter().map(|(id, track)| (*id, track.last)).collect()
     }
 
-    /// The path that delivered the last video unit; the last audio unit while there are no pictures, because the broadcast has none, or because
-    /// they have not begun or have ended.
+    /// The path that delivered the last video unit; the last audio unit while there are no pictures, because the broadcast has none, or
+    /// because they have not begun or have ended.
     pub fn active_path(&self) -> Option<PathId> {
         self.active_path
     }

@@ -5,8 +5,8 @@
 //! The estimate rises at once to what the last two seconds need and decays slowly, as a network that was bad a moment ago is often bad again. The
 //! window slides, so that clock drift never accumulates.
 //!
-//! An *outage* is no jitter: for a time nothing arrives by any path, then everything at once. What it has delayed says nothing about the path that
-//! delivers again, and no buffer of a live stream is to absorb it. A silence that repeats is the rhythm of the path, and counts.
+//! An *outage* is no jitter: for a time nothing arrives by any path, then everything at once. What it has delayed says nothing about the path
+//! that delivers again, and no buffer of a live stream is to absorb it. A silence that repeats is the rhythm of the path, and counts.
 
 use std::collections::VecDeque;
 use std::time::Duration;

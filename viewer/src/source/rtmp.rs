@@ -270,7 +270,7 @@ impl MessageDemuxer {
         }
     }
 
-    /// Begins another epoch. A Nearcast server announces all its tracks, after this; of another one it is not known in which order they come.
+    /// Begins another epoch. A Nearcast server announces all its tracks after this; in which order another one does is not known.
     fn begin(&mut self, epoch: Epoch) {
         if self.states_gaps {
             self.forget_tracks();
@@ -322,7 +322,8 @@ mod tests {
         assert_eq!((demuxer.catalog.epoch, demuxer.catalog.clock.map(|c| c.as_micros())), (Epoch(2), Some(5)));
     }
 
-    /// What a server sends of a broadcast: metadata, the decoder configurations, then a unit of each track. Returns the tracks of each unit's catalog.
+    /// What a server sends of a broadcast: metadata, the decoder configurations, then a unit of each track. Returns the tracks of each
+    /// unit's catalog.
     fn broadcast(demuxer: &mut MessageDemuxer, epoch: Option<u64>, tracks: &[Message]) -> Vec<Vec<media::Track>> {
         let mut messages = vec![Message::Metadata(rtmp::Metadata { epoch: epoch.map(Epoch), ..Default::default() })];
         messages.extend_from_slice(tracks);

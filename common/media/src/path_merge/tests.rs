@@ -102,7 +102,7 @@ fn sound_leads_while_there_are_no_pictures() {
     assert_eq!(leader(&mut run, A, &mut (60..70).filter(|n| n % 2 == 0)), Some(A));
     assert_eq!(leader(&mut run, B, &mut sound(61..167)), Some(A));
     assert_eq!(leader(&mut run, B, &mut sound(167..171)), Some(B));
-    assert_eq!(leader(&mut run, A, &mut [80].into_iter()), Some(A), "the next IDR");
+    assert_eq!(leader(&mut run, A, &mut [70].into_iter()), Some(A), "they go on");
     assert_eq!(run.merger.counters().switches, 4);
     assert!(run.out.iter().all(|merged| merged.leads || number(merged) % 2 == 1));
 }

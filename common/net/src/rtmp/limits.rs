@@ -32,7 +32,7 @@ impl Default for Limits {
             write: Duration::from_secs(10),
             // An IDR of 4K at 100 Mbit/s is about 2 MB.
             max_message: 8 << 20,
-            // Live encoders send up to 4 kB of metadata. Files have an index of their key frames there, of any length, which nobody needs live.
+            // Live encoders send up to 4 kB of metadata. Files have an index of their key frames there, which nobody needs live.
             max_command: 64 << 10,
             max_chunk_streams: 32,
             // One message in progress for each kind of media, with a reserve.

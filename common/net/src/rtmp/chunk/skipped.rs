@@ -17,9 +17,9 @@ pub struct Skipped {
 
 /// Whether the connection makes sense without a message of this type.
 ///
-/// What data messages, shared objects and messages of unknown types say is known without them, or not needed. A control message changes how
-/// the next chunk is read, a command waits for its effect, and the pictures after a lost one refer to it: without these, what follows would be
-/// read, done or shown wrongly, and nobody would be told.
+/// What data messages, shared objects and messages of unknown types say is known without them, or not needed. A control message changes
+/// how the next chunk is read, a command waits for its effect, and the pictures after a lost one refer to it: without these, what follows
+/// would be read, done or shown wrongly, and nobody would be told.
 pub(super) fn may_be_skipped(message_kind: u8) -> bool {
     let is_control =
         matches!(message_kind, kind::SET_CHUNK_SIZE..=kind::PEER_BANDWIDTH) && message_kind != kind::USER_CONTROL;
