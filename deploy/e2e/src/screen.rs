@@ -81,8 +81,9 @@ impl Screen {
         self.xdotool(&["key", key]).map(drop)
     }
 
-    /// Takes a screenshot of a window. The whole screen is saved as `NAME.png` in the directory of the logs.
-    pub fn shot(&self, env: &TestEnv, window: &str, name: &str) -> Result<Screenshot> {
+    /// Takes a screenshot of a window; `None` while it exceeds the screen, as it may for a moment when its place and its size change. The whole screen
+    /// is saved as `NAME.png` in the directory of the logs.
+    pub fn shot(&self, env: &TestEnv, window: &str, name: &str) -> Result<Option<Screenshot>> {
         let geometry = self.xdotool(&["getwindowgeometry", "--shell", window])?;
         let number = |key: &str| -> Result<usize> {
             let line = geometry.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
@@ -90,7 +91,9 @@ impl Screen {
         };
         let (x, y, width, height) = (number("X")?, number("Y")?, number("WIDTH")?, number("HEIGHT")?);
         let (across, down) = self.size;
-        ensure!(x + width <= across && y + height <= down, "the window exceeds the screen: {geometry}");
+        if x + width > across || y + height > down {
+            return Ok(None);
+        }
         let grabbed = Command::new("ffmpeg")
             .args(["-nostdin", "-loglevel", "error", "-y", "-f", "x11grab", "-draw_mouse", "0"])
             .args(["-video_size", &format!("{across}x{down}"), "-i", &self.display])
@@ -100,7 +103,7 @@ impl Screen {
         let said = String::from_utf8_lossy(&grabbed.stderr);
         ensure!(grabbed.stdout.len() == across * down, "the screen was not grabbed: {said}");
         let lines = grabbed.stdout.chunks_exact(across).skip(y).take(height);
-        Ok(Screenshot { luma: lines.flat_map(|line| &line[x..x + width]).copied().collect(), width, height })
+        Ok(Some(Screenshot { luma: lines.flat_map(|line| &line[x..x + width]).copied().collect(), width, height }))
     }
 
     fn xdotool(&self, arguments: &[&str]) -> Result<String> {

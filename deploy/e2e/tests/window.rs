@@ -16,7 +16,7 @@ fn the_window_shows_pictures_and_handles_keys() -> Result<()> {
     viewer.wait_pictures(30, TIMEOUT)?;
     let window = screen.window("Nearcast")?;
     let shot = |name: &str, what: &str, wanted: &dyn Fn(&Screenshot) -> bool| {
-        until(TIMEOUT, what, || Ok(Some(screen.shot(&env, &window, name)?).filter(wanted)))
+        until(TIMEOUT, what, || Ok(screen.shot(&env, &window, name)?.filter(wanted)))
     };
 
     // The statistics overlay hides the frame number, which is visible without it.
