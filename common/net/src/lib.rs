@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod listen;
 pub mod relay;
 pub mod rtmp;
+pub mod tls_error;
 pub mod trace;
 pub mod trust;
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use net::tls_error;
 use reqwest::{RequestBuilder, Url, redirect};
 
 use super::Error;
@@ -65,21 +66,14 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
         return "no answer in time".to_owned();
     }
     let cause = innermost(error);
-    match (tls_error(cause), cause.downcast_ref::<hyper::Error>()) {
-        (Some(rustls::Error::InvalidMessage(_)), _) => {
-            format!(
-                "the server does not speak TLS at this port; try http:// instead of https://, or another port ({cause})"
-            )
-        }
-        (Some(rustls::Error::InvalidCertificate(_)), _) => {
-            format!(
-                "the server's certificate is not valid: {cause}; check the host's name in the URL, the certificate and this machine's clock"
-            )
-        }
-        (_, Some(http)) if http.is_parse() => {
+    if let Some(text) = tls_error::explain(cause) {
+        return text;
+    }
+    match cause.downcast_ref::<hyper::Error>() {
+        Some(http) if http.is_parse() => {
             format!("what answers at this port is not HTTP; try https:// instead of http://, or another port ({cause})")
         }
-        (_, Some(http)) if http.is_incomplete_message() => {
+        Some(http) if http.is_incomplete_message() => {
             format!("the server closed the connection without an answer; is this the port of HTTP? ({cause})")
         }
         _ => cause.to_string(),
@@ -89,16 +83,8 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
 /// Whether another attempt may succeed: not at a port that speaks another protocol.
 pub(super) fn may_retry(error: &reqwest::Error) -> bool {
     let cause = innermost(error);
-    let is_other_protocol =
-        matches!(tls_error(cause), Some(rustls::Error::InvalidMessage(_) | rustls::Error::InvalidCertificate(_)))
-            || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
-    !error.is_builder() && !cause.is::<PrivateAddress>() && !is_other_protocol
-}
-
-/// The error of TLS that `cause` is or, as one of a socket, contains.
-fn tls_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    let contained = || cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>();
-    cause.downcast_ref().or_else(contained)
+    let is_not_http = cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
+    !error.is_builder() && !cause.is::<PrivateAddress>() && tls_error::explain(cause).is_none() && !is_not_http
 }
 
 fn innermost(error: &reqwest::Error) -> &(dyn std::error::Error + 'static) {

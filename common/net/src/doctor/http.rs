@@ -6,6 +6,7 @@ use reqwest::{Client, Url, header};
 use serde::de::DeserializeOwned;
 
 use super::probe::{PROBE_TIMEOUT, ProbeError};
+use crate::tls_error;
 
 /// An HTTP response.
 #[derive(Clone, Debug)]
@@ -48,9 +49,12 @@ fn trouble(error: &reqwest::Error) -> ProbeError {
     if error.is_timeout() {
         return ProbeError::Silent;
     }
-    let mut inner: &dyn std::error::Error = error;
+    let mut inner: &(dyn std::error::Error + 'static) = error;
     while let Some(source) = inner.source() {
         inner = source;
+    }
+    if let Some(text) = tls_error::explain(inner) {
+        return ProbeError::Other(text);
     }
     inner.downcast_ref::<io::Error>().map_or_else(|| ProbeError::Other(inner.to_string()), ProbeError::of)
 }
