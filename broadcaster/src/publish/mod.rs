@@ -56,7 +56,7 @@ pub struct RtmpPublisher {
 #[non_exhaustive]
 pub enum Error {
     /// The server refused the stream for good, for example because the key is not valid.
-    #[error("{0}")]
+    #[error("{0}{advice}", advice = .0.advice())]
     Refused(rtmp::Error),
     /// Another publisher took over with the same key. Reconnecting would interrupt both endlessly.
     #[error("another publisher took over the stream")]

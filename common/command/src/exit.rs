@@ -55,7 +55,7 @@ pub fn help(codes: &[(Exit, &str)]) -> String {
     for (exit, meaning) in codes {
         let mut line = format!("  {:>2} ", exit.code());
         for word in meaning.split(' ') {
-            if line.len() + 1 + word.len() > WIDTH {
+            if line.trim_start_matches('\n').len() + 1 + word.len() > WIDTH {
                 text += &line;
                 line = "\n     ".to_owned();
             }
@@ -79,8 +79,8 @@ mod tests {
     fn codes_are_listed_one_a_line() {
         let text = help(&[(Exit::Success, "success"), (Exit::Usage, "the command line is wrong")]);
         assert_eq!(text, "Exit codes:\n   0  success\n  64  the command line is wrong\n");
-        let long = help(&[(Exit::NoInput, &"word ".repeat(17).trim_end().to_owned())]);
-        let words = "word ".repeat(14);
-        assert_eq!(long, format!("Exit codes:\n  66  {}\n      word word word\n", words.trim_end()));
+        let long = help(&[(Exit::NoInput, "word ".repeat(17).trim_end())]);
+        let words = "word ".repeat(15);
+        assert_eq!(long, format!("Exit codes:\n  66  {}\n      word word\n", words.trim_end()));
     }
 }

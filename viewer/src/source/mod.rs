@@ -122,7 +122,7 @@ pub enum State {
 #[non_exhaustive]
 pub enum Error {
     /// The RTMP connection failed.
-    #[error("{address}: {source}")]
+    #[error("{address}{}: {source}", source.advice())]
     Rtmp {
         /// The URL, without secrets.
         address: String,

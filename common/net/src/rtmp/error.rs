@@ -33,7 +33,7 @@ pub enum Error {
         after: Duration,
     },
     /// The first byte belongs to another protocol.
-    #[error("this is not RTMP: the peer speaks {protocol}; check the port (RTMP usually has 1935)")]
+    #[error("this is not RTMP: the peer speaks {protocol}")]
     NotRtmp {
         /// The protocol, as far as the first byte shows.
         protocol: &'static str,
@@ -120,7 +120,15 @@ impl Error {
         }
     }
 
-    /// Whether the server rejected the stream key or the stream, and not the application of the URL. If it is false, there is no such server.
+    /// What the user of a URL can do, after a space; empty where the error says all.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::NotRtmp { .. } => " (check the port: RTMP usually has 1935)",
+            _ => "",
+        }
+    }
+
+    /// Whether the server rejected the stream key or the stream, and not the application of the URL.
     pub fn is_about_the_key(&self) -> bool {
         matches!(self, Self::Refused { code, .. } if code != INVALID_APP)
     }

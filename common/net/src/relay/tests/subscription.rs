@@ -180,7 +180,7 @@ fn a_rejection_states_the_reason() {
         let server = serve(&network, &stream);
         let (_endpoint, connection) = connect(&network, server.address, server.pin).await;
         let refused = subscribe(connection, "other", Proof::Ticket("t".into())).await.unwrap_err();
-        assert_eq!(refused.to_string(), "refused: There is no such stream. (UnknownStream)");
+        assert_eq!(refused.to_string(), "refused (no such stream): There is no such stream.");
         assert!(!refused.retry());
     });
 }
