@@ -5,9 +5,12 @@ use std::io;
 
 /// What an error means if TLS caused it, and what to do; `None` for other errors. Another attempt fails the same way.
 pub fn explain(cause: &(dyn Error + 'static)) -> Option<String> {
-    // A socket's error contains that of TLS, and does not name it as its source.
-    let contained = || cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>();
-    match cause.downcast_ref().or_else(contained)? {
+    // A socket's error contains that of TLS, or another one that does, and does not name it as its source.
+    let mut inner = cause;
+    while let Some(contained) = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        inner = contained;
+    }
+    match inner.downcast_ref()? {
         rustls::Error::InvalidMessage(_) => Some(format!(
             "the server does not speak TLS at this port; try http:// instead of https://, or another port ({cause})"
         )),
@@ -28,7 +31,7 @@ mod tests {
     fn errors_of_tls_say_what_to_do() {
         let plain = || rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType);
         let expired = rustls::Error::InvalidCertificate(CertificateError::Expired);
-        let within = io::Error::new(io::ErrorKind::InvalidData, plain());
+        let within = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, plain()));
         for (error, says) in [
             (&plain() as &(dyn Error + 'static), Some("try http:// instead of https://")),
             (&within, Some("try http:// instead of https://")),
