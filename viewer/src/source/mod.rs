@@ -10,6 +10,7 @@ mod hls;
 mod http;
 mod lan_list;
 mod path;
+mod path_task;
 mod peer;
 mod reach;
 mod relay;

@@ -16,7 +16,8 @@ use tracing::{debug, info, warn};
 use super::api_client::ApiClient;
 use super::discovery::{self, CandidateAddresses};
 use super::http::{self, HttpClient};
-use super::path::{Cost, Discovery, OpenContext, PathDescription, PathOptions, Transport};
+use super::path::{Cost, Discovery, OpenContext, PathDescription, PathOptions};
+use super::path_task::{PathTask, UNKNOWN_PATIENCE};
 use super::reach::Reach;
 use super::resolve::{ResolvedPaths, resolve};
 use super::running_clock::RunningClock;
@@ -53,60 +54,8 @@ pub async fn run(url: String, options: PathOptions, position: Position, events: 
     Supervisor::new(resolved, http, options, position, events).run().await;
 }
 
-/// One path and its task.
-struct Path {
-    description: PathDescription,
-    /// For a path that can be idle: whether it is to deliver units.
-    active: watch::Sender<bool>,
-    /// Number of the current opening.
-    opening: u64,
-    task: Option<JoinHandle<()>>,
-    /// Whether it has ever delivered a unit.
-    has_delivered: bool,
-    /// The error if another attempt cannot succeed.
-    permanently_failed: Option<Error>,
-    /// Since when its server has known no such stream, and the error that says so.
-    unknown_stream: Option<(Instant, Error)>,
-    /// The last failure that was logged; the same one again is not, until the path has worked.
-    logged_failure: Option<String>,
-}
-
-impl Path {
-    fn new(description: PathDescription) -> Self {
-        Self {
-            description,
-            active: watch::Sender::new(true),
-            opening: 0,
-            task: None,
-            has_delivered: false,
-            permanently_failed: None,
-            unknown_stream: None,
-            logged_failure: None,
-        }
-    }
-
-    /// Whether there is no hope for it: it can never work, or its server has known no such stream for a while. The latter is tried again
-    /// all the same, as long as another path has hope.
-    fn is_hopeless(&self) -> bool {
-        let is_unknown = self.unknown_stream.as_ref().is_some_and(|(since, _)| since.elapsed() >= UNKNOWN_PATIENCE);
-        self.permanently_failed.is_some() || is_unknown
-    }
-
-    fn take_failure(&mut self) -> Option<Error> {
-        self.permanently_failed.take().or(self.unknown_stream.take().map(|(_, error)| error))
-    }
-
-    fn transport(&self) -> &'static Transport {
-        self.description.transport
-    }
-
-    fn discovery(&self) -> Discovery {
-        self.description.source.discovery()
-    }
-}
-
 struct Supervisor {
-    paths: BTreeMap<PathId, Path>,
+    paths: BTreeMap<PathId, PathTask>,
     selector: Selector,
     /// How many of them are active, and how many idle.
     running: (usize, usize),
@@ -156,11 +105,11 @@ impl Supervisor {
         // Without UDP there is no path to what discovery finds.
         let is_usable = |path: &PathDescription| endpoint.is_some() || path.source.discovery() == Discovery::Unused;
         let descriptions = resolved.paths.into_iter().filter(is_usable);
-        let paths: BTreeMap<_, _> = (0..).map(PathId).zip(descriptions.map(Path::new)).collect();
+        let paths: BTreeMap<_, _> = (0..).map(PathId).zip(descriptions.map(PathTask::new)).collect();
         let needs_discovery = paths.values().any(|path| path.discovery() != Discovery::Unused);
         let discovery = resolved.api.clone().filter(|_| needs_discovery);
         let discovery = discovery.map(|api| tokio::spawn(discovery::run(api, candidate_updates, requests)));
-        let is_known = |(_, path): &(&PathId, &Path)| path.discovery() != Discovery::Required;
+        let is_known = |(_, path): &(&PathId, &PathTask)| path.discovery() != Discovery::Required;
         let known = paths.iter().filter(is_known).map(|(id, path)| (*id, path.transport().profile));
         let selector = Selector::new(settings, known);
         Self {
@@ -402,8 +351,8 @@ impl Supervisor {
                 path.unknown_stream = Some((unknown_before.map_or_else(Instant::now, |(since, _)| since), error));
             }
         }
-        if self.paths.values().all(Path::is_hopeless) {
-            let failures = self.paths.values_mut().filter_map(Path::take_failure);
+        if self.paths.values().all(PathTask::is_hopeless) {
+            let failures = self.paths.values_mut().filter_map(PathTask::take_failure);
             if let Some(error) = failures.min_by_key(|error| !matches!(error, Error::WrongCode { .. })) {
                 self.send(Event::Failed(error)).await?;
             }
@@ -489,8 +438,6 @@ fn jittered(wait: Duration) -> Duration {
 const RETRY_MIN: Duration = Duration::from_millis(500);
 /// The longest wait between attempts; a viewer may miss the start of a stream by as much.
 const RETRY_MAX: Duration = Duration::from_secs(8);
-/// How long a server must keep saying that it knows no such stream before it is believed.
-const UNKNOWN_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest wait between two attempts at a stream that is not on air.
 const NOT_LIVE_POLL: Duration = Duration::from_secs(1);
 /// Spread of the reconnects of many viewers.
