@@ -15,7 +15,7 @@
 //! through all of this.
 //!
 //! A track that joins while the first segment of its epoch is still open (most encoders send their headers one after the other) joins that
-//! segment, which no client sees until it has both kinds of tracks or is complete. A track that joins later waits for the next IDR, and its units are held until then, so that the segment
+//! segment, which no client has seen yet. A track that joins later waits for the next IDR, and its units are held until then, so that the segment
 //! it joins can be decoded. Pictures that are announced and do not come for some seconds are such a track: until they come, the sound is all there is.
 
 use std::sync::Arc;
@@ -364,13 +364,31 @@ impl<S: SegmentStore> Segmenter<S> {
         self.fragment_sequence = timeline.fragmenter.sequence();
     }
 
-    fn close_segment(&mut self, end: Timestamp, next: Option<&AccessUnit>) {
-        let limit = self.targets.max_segment_millis();
-        let Some(timeline) = &mut self.timeline else { return };
-        let Some(open) = &mut timeline.open else { return };
-        // If the next unit comes later than the limit allows, a short gap is better than a segment that is too long.
-        let end = end.min(open.start + Duration::from_millis(limit.unsigned_abs()));
+    /// Ends the segment in progress at `end`. What is too long for one segment, such as sound that went on without pictures, becomes several.
+    fn close_segment(&mut self, mut end: Timestamp, next: Option<&AccessUnit>) {
         let next = next.map_or(&[][..], std::slice::from_ref);
+        while let Some(timeline) = &mut self.timeline
+            && let Some(open) = &timeline.open
+        {
+            let longest = open.start + Duration::from_millis(self.targets.max_segment_millis().unsigned_abs());
+            if end <= longest {
+                break;
+            }
+            let later = timeline.take_units_from(longest);
+            if later.is_empty() {
+                // A short gap is better than a segment that is too long.
+                end = longest;
+                break;
+            }
+            self.finish_segment(longest, &[&later, next].concat());
+            if let Some(timeline) = &mut self.timeline {
+                timeline.add_units(longest, &later);
+            }
+        }
+        self.finish_segment(end, next);
+    }
+
+    fn finish_segment(&mut self, end: Timestamp, next: &[AccessUnit]) {
         self.close_parts(end, next);
         let Some(timeline) = &mut self.timeline else { return };
         let Some(open) = timeline.open.take() else { return };
@@ -416,7 +434,8 @@ impl<S: SegmentStore> Segmenter<S> {
         {
             self.switch_and_cut(&last.unit);
         }
-        if let Some(end) = self.timeline.as_ref().and_then(Timeline::end) {
+        if let Some(end) = self.timeline.as_ref().and_then(|timeline| timeline.last_end(self.targets.max_part_millis()))
+        {
             self.close_segment(end, None);
         }
     }
@@ -424,18 +443,14 @@ impl<S: SegmentStore> Segmenter<S> {
     fn update_window(&mut self) {
         let segments = self.store.listed();
         let mut inits = self.store.inits();
-        // While a track may still join, the first segment of an init segment is not shown; nor if its parts do not suit the list that it follows.
-        let timeline = self.timeline.as_ref().filter(|timeline| !timeline.may_add_tracks());
+        // The first segment of an init segment is shown when it is complete: until then a track may still join it, and it may begin a new list.
+        let timeline = self.timeline.as_ref().filter(|timeline| !timeline.init_is_provisional);
         let open = timeline.and_then(|timeline| {
             let open = timeline.open.as_ref().filter(|open| !open.parts.is_empty())?;
-            let open = self.numbered(timeline.segment(open.completed_parts(), open.part_start));
-            if timeline.init_is_provisional && !self.targets.allow_parts(&open) {
-                return None;
-            }
             if inits.iter().all(|init| init.id != timeline.init.id) {
                 inits.push(Arc::clone(&timeline.init));
             }
-            Some(Arc::new(open))
+            Some(Arc::new(self.numbered(timeline.segment(open.completed_parts(), open.part_start))))
         });
         let first = segments.first();
         self.window = Arc::new(SegmentWindow {

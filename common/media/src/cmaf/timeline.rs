@@ -42,7 +42,7 @@ pub(super) struct Timeline {
     /// The last DTS by kind: audio, video.
     pub(super) last_dts: [Option<Timestamp>; 2],
     pub(super) open: Option<OpenSegment>,
-    /// Whether the open segment is the first with this init segment.
+    /// Whether the open segment is the first with this init segment: no client has seen either, so tracks may still be added.
     pub(super) init_is_provisional: bool,
     /// Whether the next segment starts with a discontinuity.
     pub(super) discontinuity_pending: bool,
@@ -204,19 +204,13 @@ impl Timeline {
         rises
     }
 
-    /// Whether tracks may still be added to the init segment: it is the open segment's first, and no client has seen it.
-    pub(super) fn may_add_tracks(&self) -> bool {
-        let is_complete = self.has_idr && self.has_pictures() && self.init.catalog.audio().is_some();
-        self.init_is_provisional && !is_complete
-    }
-
     /// Whether `new` can be put in force within the open segment: it has every track of which there are units unchanged, and the clock.
     pub(super) fn may_become(&self, new: &Catalog) -> bool {
         let old = &self.init.catalog;
         let mut with_units =
             old.tracks.iter().filter(|track| self.last_dts[usize::from(track.id.is_video())].is_some());
         let same_clock = old.clock.is_none() || old.clock == new.clock;
-        self.may_add_tracks() && same_clock && with_units.all(|track| new.track(track.id) == Some(track))
+        self.init_is_provisional && same_clock && with_units.all(|track| new.track(track.id) == Some(track))
     }
 
     pub(super) fn has_pictures(&self) -> bool {
@@ -232,6 +226,14 @@ impl Timeline {
     pub(super) fn end(&self) -> Option<Timestamp> {
         let primary = self.primary_edge.map(|edge| edge + Duration::from_millis(self.step.max(1).unsigned_abs()));
         primary.max(self.edge)
+    }
+
+    /// The estimated end if nothing follows. The last part is not longer than `longest_part` ms on account of the estimate.
+    pub(super) fn last_end(&self, longest_part: i64) -> Option<Timestamp> {
+        let (end, open) = (self.end()?, self.open.as_ref()?);
+        let Some(last) = open.units.iter().map(|unit| self.time_of(unit)).max() else { return Some(open.part_start) };
+        let longest = open.part_start + Duration::from_millis(longest_part.unsigned_abs());
+        Some(end.min(longest.max(last + Duration::from_millis(1))))
     }
 
     /// Takes the composition time of an IDR as that of its GOP.

@@ -247,9 +247,7 @@ fn a_pairing_code_admits_viewers_without_a_server() -> Result<()> {
         &format!("nearcast://{address}"),
         &["--pairing-code", "0123-4567-89AB-CDEF", "--duration", "3"],
     )?;
-    stranger
-        .process
-        .line(TIMEOUT, "that it is refused", |line| line.contains("the pairing code is wrong"))?;
+    stranger.process.line(TIMEOUT, "that it is refused", |line| line.contains("the pairing code is wrong"))?;
     ensure!(stranger.pictures()? == 0, "a wrong code showed pictures");
     broadcaster.process.interrupt();
     broadcaster.process.exit(TIMEOUT)?;

@@ -149,7 +149,7 @@ fn the_part_target_is_that_of_typical_parts() {
 
 #[test]
 fn parts_obey_the_target_while_pictures_are_away() {
-    for away in [240, 320, 520, 760, 960, 1240, 3000, 10_000] {
+    for away in [240, 320, 520, 760, 960, 1240, 1720, 2240, 2600, 3000, 3120, 10_000] {
         let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
         let pause = 6320..6320 + away;
         for dts in (0..20_000).step_by(20) {
@@ -164,38 +164,36 @@ fn parts_obey_the_target_while_pictures_are_away() {
         assert_eq!(durations, [], "{away} ms without pictures: parts of more than {:?}", window.part_target);
         for segment in &window.segments {
             assert_eq!(segment.parts.iter().map(|part| part.duration).sum::<Duration>(), segment.duration, "{away} ms");
+            for part in &segment.parts {
+                let sound = 20 * part.fragment.payloads.iter().filter(|payload| payload.len() == 10).count() as u64;
+                let states = part.duration.as_millis() as u64;
+                assert!(
+                    sound.abs_diff(states) <= 40,
+                    "{away} ms without pictures: {states} ms are stated of {sound} ms of sound"
+                );
+            }
         }
     }
 }
 
 #[test]
-fn the_parts_of_a_new_broadcast_are_listed_at_once_when_no_track_can_join() {
-    let open_parts = |stream: &Stream| stream.segmenter.window().open.as_ref().map_or(0, |open| open.parts.len());
-    for (tracks, expected) in [(&[video(), sound()][..], 4), (&[video()], 0), (&[sound()], 0)] {
-        let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
-        stream.both(0, 4100, 1000);
-        stream.catalog = catalog(2, tracks);
-        if tracks.len() == 2 {
-            stream.both(0, 840, 1000);
-        } else if tracks[0].id.is_video() {
-            stream.pictures(0, 840, 1000);
-        } else {
-            (0..840).step_by(20).for_each(|dts| stream.push(TrackId::AUDIO, dts, 0, true, 10));
-        }
-        assert_eq!(open_parts(&stream), expected, "{tracks:?}");
-    }
-
-    // Two pictures a second do not suit a list of parts of 200 ms.
+fn the_last_part_of_a_broadcast_obeys_the_target() {
+    // The longest interval between two pictures, which the last of them is expected to last, is not the usual one.
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video(), sound()]));
-    stream.both(0, 4100, 1000);
-    stream.catalog = catalog(2, &[video(), sound()]);
-    for dts in (0..1900).step_by(20) {
-        if dts % 500 == 0 {
+    for dts in (0..7160).step_by(20).filter(|dts| !(3000..3160).contains(dts)) {
+        if dts % 40 == 0 {
             stream.push(TrackId::VIDEO, dts, 0, dts % 1000 == 0, 100);
         }
         stream.push(TrackId::AUDIO, dts, 0, true, 10);
-        assert!(listed_parts(&stream).iter().all(|part| part.duration <= stream.segmenter.window().part_target));
     }
+    stream.segmenter.end();
+    let target = stream.segmenter.window().part_target;
+    assert!(
+        listed_parts(&stream).iter().all(|part| part.duration <= target),
+        "{:?}",
+        listed_parts(&stream).last().unwrap().duration
+    );
+    stream.assert_all_received();
 }
 
 #[test]
