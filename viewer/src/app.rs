@@ -5,7 +5,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use command::Exit;
 use command::signals::Signals;
 use net::relay::RefusalCode;
@@ -23,20 +23,27 @@ use crate::present::{headless, window};
 use crate::record::{self, Recorder};
 use crate::sandbox;
 use crate::source::{self, Position};
+use crate::stats::LIVE;
 use crate::status::StatsOutput;
 use crate::unit_log::UnitLog;
 
-/// Plays until the stream ends, the user quits, or `--duration` is over. Returns whether anything was presented.
+/// Plays until the stream ends, the user quits, or `--duration` is over.
 ///
 /// # Errors
-/// If an output cannot be opened, no window or thread can be created, no path can ever work, or a recording, pipe or unit log is incomplete.
-pub fn run(config: &Config) -> Result<bool> {
+/// If nothing was played, an output cannot be opened, no window or thread can be created, no path can ever work, or a recording, pipe or unit log is incomplete.
+pub fn run(config: &Config) -> Result<()> {
     let targets = config.targets()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (url, options) = (config.url.clone(), config.path_options());
     let url = if config.lan { runtime.block_on(on_this_network(config))? } else { Some(url) };
     // Without a pairing code, `--lan` only lists broadcasters.
-    let Some(url) = url else { return Ok(config.pairing_code.is_none()) };
+    let Some(url) = url else {
+        ensure!(
+            config.pairing_code.is_none(),
+            NothingPlayed { state: "no broadcaster was found on this network".into() }
+        );
+        return Ok(());
+    };
     source::check(&url, &options)?;
     crate::ffmpeg::init()?;
     let settings = PlayoutConfig {
@@ -131,7 +138,8 @@ pub fn run(config: &Config) -> Result<bool> {
     if stats.output_errors > 0 {
         return Err(OutputIncomplete.into());
     }
-    Ok(stats.has_played())
+    ensure!(stats.has_played(), NothingPlayed { state: stats.state.clone() });
+    Ok(())
 }
 
 /// Lists the broadcasters on this network; with a pairing code, returns a URL of all their addresses.
@@ -160,6 +168,9 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     if error.is::<window::Error>() {
         return Exit::NoInput;
     }
+    if let Some(NothingPlayed { state }) = error.downcast_ref() {
+        return if state == LIVE { Exit::Failure } else { Exit::Unavailable };
+    }
     match error.downcast_ref() {
         Some(Source::Url { .. }) => Exit::Usage,
         Some(Source::WrongCode { .. } | Source::Impostor { .. }) => Exit::NotPermitted,
@@ -175,6 +186,14 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         }
         None => Exit::Failure,
     }
+}
+
+/// The duration or the stream ended before anything was played.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was played: {state}")]
+struct NothingPlayed {
+    /// Of the stream, in words, at the end.
+    state: String,
 }
 
 /// Something that was to be written is not complete; the log says what.

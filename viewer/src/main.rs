@@ -40,11 +40,7 @@ fn main() -> ExitCode {
         return doctor(args);
     }
     match viewer::app::run(&config) {
-        Ok(true) => Exit::Success.into(),
-        Ok(false) => {
-            error!("nothing was played");
-            Exit::Failure.into()
-        }
+        Ok(()) => Exit::Success.into(),
         Err(error) => {
             error!("{}", command::with_causes(error.chain()));
             viewer::app::exit_of(&error).into()

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ffmpeg_next::format::context::Input;
 use ffmpeg_next::media::Type;
 use ffmpeg_next::{Packet, frame};
 use media::TrackId;
@@ -11,6 +12,7 @@ use super::input::{self, InputSpec, ReadError};
 use super::{CaptureContext, Need, devices, run_with_retry};
 use crate::encode::audio::AudioEncoding;
 use crate::encode::{DropOldestQueue, Picture, Sound};
+use crate::shutdown::ShutdownSignal;
 
 /// Why a device delivers nothing.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +68,7 @@ fn read_video(
     on_working: &mut dyn FnMut(),
 ) -> Result<(), Error> {
     tracing::debug!(url = %spec.url, options = ?spec.options, "opening");
-    let mut input = open(spec, &device.name, context)?;
+    let mut input = open(spec, &device.name, &context.shutdown)?;
     let (index, parameters, time_base) = input::best(&input, Type::Video).ok_or(Error::NoStream("video"))?;
     let fps = input.stream(index).and_then(|s| input::rate(s.avg_frame_rate()).or(input::rate(s.rate())));
     let fps = fps.filter(|fps| *fps <= 1000.0);
@@ -122,19 +124,7 @@ fn read_audio(
     encoding: &mut Option<AudioEncoding>,
     on_working: &mut dyn FnMut(),
 ) -> Result<(), Error> {
-    let mut tried = None;
-    let opened = device.input_specs().into_iter().find_map(|spec| match open(&spec, &device.name, context) {
-        Ok(input) => Some(input),
-        Err(error) => {
-            tried = Some(error);
-            None
-        }
-    });
-    let mut input = match (opened, tried) {
-        (Some(input), _) => input,
-        (None, Some(error)) => return Err(error),
-        (None, None) => return Err(Error::NoStream("audio")),
-    };
+    let mut input = open_microphone(device, &context.shutdown)?;
     let (index, parameters, time_base) = input::best(&input, Type::Audio).ok_or(Error::NoStream("audio"))?;
     let mut decoder = input::audio_decoder(parameters).map_err(Error::Decode)?;
     tracing::info!(device = %device.name, sample_rate = decoder.rate(), channels = decoder.channels(), "capturing audio");
@@ -161,12 +151,32 @@ fn read_audio(
     Ok(())
 }
 
-fn open(
-    spec: &InputSpec,
-    device: &str,
-    context: &CaptureContext,
-) -> Result<ffmpeg_next::format::context::Input, Error> {
-    input::open(spec, &context.shutdown).map_err(|source| {
+/// Tries a microphone: opens it and waits for its first sound.
+///
+/// # Errors
+/// If it does not open or delivers nothing.
+pub fn verify_audio(device: &devices::AudioDevice) -> Result<(), Error> {
+    let shutdown = ShutdownSignal::default();
+    let mut input = open_microphone(device, &shutdown)?;
+    let (_, parameters, _) = input::best(&input, Type::Audio).ok_or(Error::NoStream("audio"))?;
+    input::audio_decoder(parameters).map_err(Error::Decode)?;
+    input::read(&mut input, &mut Packet::empty(), &shutdown)?;
+    Ok(())
+}
+
+fn open_microphone(device: &devices::AudioDevice, shutdown: &ShutdownSignal) -> Result<Input, Error> {
+    let mut failure = Error::NoStream("audio");
+    for spec in device.input_specs() {
+        match open(&spec, &device.name, shutdown) {
+            Ok(input) => return Ok(input),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn open(spec: &InputSpec, device: &str, shutdown: &ShutdownSignal) -> Result<Input, Error> {
+    input::open(spec, shutdown).map_err(|source| {
         let hint = match source {
             ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EBUSY } => ": it is in use by another program",
             ffmpeg_next::Error::Other { errno: ffmpeg_next::error::EACCES | ffmpeg_next::error::EPERM }

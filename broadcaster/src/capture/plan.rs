@@ -122,17 +122,21 @@ impl CapturePlan {
         Ok(Self { video, audio })
     }
 
-    /// Opens what can be opened before capturing starts: the audio encoder, and for a file also its decoders and the video encoder. The
-    /// encoder of a live source opens with its first picture.
+    /// Opens what can be opened before capturing starts: the audio encoder, and for a file also its decoders, the video encoder and the microphone
+    /// beside it. The encoder of a live source opens with its first picture.
     ///
     /// # Errors
-    /// If a decoder or an encoder does not open.
+    /// If a decoder, an encoder or the microphone does not open, or the microphone delivers nothing.
     pub fn verify(&self, settings: &CaptureSettings) -> Result<(), Error> {
         if matches!(self.audio, AudioPlan::Device { .. } | AudioPlan::Tone) {
             AudioEncoding::verify(settings.audio)?;
         }
         if let SourcePlan::File(file) = &self.video {
             file.verify(settings)?;
+            // A file starts after the server is connected to, and its microphone with it.
+            if let AudioPlan::Device { device, .. } = &self.audio {
+                device::verify_audio(device).map_err(|error| unusable(&device.name, error))?;
+            }
         }
         Ok(())
     }

@@ -217,14 +217,25 @@ impl Encoder {
                 _ => Error::Options(error.into()),
             });
         }
+        let mut software = None;
         for name in encoder_probe::AUTO_ORDER {
             let _quiet = FfmpegLogGuard::begin();
             match Self::open_verified(name, settings, video_format) {
                 Ok(encoder) => return Ok(encoder),
-                Err(error) => tracing::debug!(encoder = name, %error, "encoder probe failed"),
+                Err(error) => {
+                    tracing::debug!(encoder = name, %error, "encoder probe failed");
+                    if !encoder_probe::is_hardware(name) {
+                        software = Some((name, error));
+                    }
+                }
             }
         }
-        Err(Error::None { usable: usable() })
+        let usable = usable();
+        // One that works here, but not as the command line asks.
+        Err(match software.filter(|(name, _)| usable.iter().any(|usable| usable == *name)) {
+            Some((_, error)) => Error::Options(error.into()),
+            None => Error::None { usable },
+        })
     }
 
     /// The codec of its output.

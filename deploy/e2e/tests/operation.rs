@@ -88,6 +88,13 @@ fn exit_codes_tell_the_cause() -> Result<()> {
         ("viewer", &["nearcast://127.0.0.1:1"], &[], 64, "give the pairing code"),
         ("viewer", &["--headless", &tls], &[], 69, "try http:// instead of https://"),
         ("viewer", &["--headless", &tls_playlist], &[], 69, "try http:// instead of https://"),
+        (
+            "viewer",
+            &["--headless", "--duration", "1", "http://127.0.0.1:1/live"],
+            &[],
+            69,
+            "nothing was played: reconnecting: ",
+        ),
         ("viewer", &["--headless", &no_app], &[], 69, "There is no such application. Play rtmp://HOST/live/NAME"),
         ("viewer", &["--headless", &no_stream], &[], 69, "has no stream named 'nowhere'"),
         (
@@ -280,10 +287,13 @@ fn what_cannot_be_captured_or_encoded_interrupts_no_broadcast() -> Result<()> {
         (&["--source", "test", "--encoder", "h264_nvenc"], 66, "which work here: "),
         (&["--source", "test", "--encoder", "h264_vaapi"], 66, "libx264"),
         (&["--source", "test", "--encoder", "libx264", "--preset", "nosuch"], 64, "--preset"),
+        (&["--source", "test", "--preset", "nosuch"], 64, "--preset"),
         (&["--source", &file, "--encoder", "h264_nvenc"], 66, "libx264"),
         (&["--source", &file, "--encoder", "libx264", "--preset", "nosuch"], 64, "--preset"),
         (&["--source", &broken], 66, "broken.mp4"),
         (&["--source", "test", "--audio", "alsa:nosuch"], 66, "nosuch"),
+        (&["--source", &file, "--encoder", "copy", "--audio", "alsa:nosuch"], 66, "nosuch"),
+        (&["--source", &file, "--audio", "alsa:nosuch"], 66, "nosuch"),
         (&["--source", "test", "--audio-codec", "opus", "--audio-bitrate", "100M"], 64, "--audio-bitrate"),
         (&["--source", &file, "--audio", "tone", "--audio-codec", "opus", "--audio-bitrate", "100M"], 64, "Opus"),
     ] {
