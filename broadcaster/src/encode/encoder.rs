@@ -217,7 +217,7 @@ impl Encoder {
                 _ => Error::Options(error.into()),
             });
         }
-        let mut software = None;
+        let mut software = Vec::new();
         for name in encoder_probe::AUTO_ORDER {
             let _quiet = FfmpegLogGuard::begin();
             match Self::open_verified(name, settings, video_format) {
@@ -225,14 +225,14 @@ impl Encoder {
                 Err(error) => {
                     tracing::debug!(encoder = name, %error, "encoder probe failed");
                     if !encoder_probe::is_hardware(name) {
-                        software = Some((name, error));
+                        software.push((name, error));
                     }
                 }
             }
         }
         let usable = usable();
         // One that works here, but not as the command line asks.
-        Err(match software.filter(|(name, _)| usable.iter().any(|usable| usable == *name)) {
+        Err(match software.into_iter().find(|(name, _)| usable.iter().any(|usable| usable == *name)) {
             Some((_, error)) => Error::Options(error.into()),
             None => Error::None { usable },
         })

@@ -88,13 +88,6 @@ fn exit_codes_tell_the_cause() -> Result<()> {
         ("viewer", &["nearcast://127.0.0.1:1"], &[], 64, "give the pairing code"),
         ("viewer", &["--headless", &tls], &[], 69, "try http:// instead of https://"),
         ("viewer", &["--headless", &tls_playlist], &[], 69, "try http:// instead of https://"),
-        (
-            "viewer",
-            &["--headless", "--duration", "1", "http://127.0.0.1:1/live"],
-            &[],
-            69,
-            "nothing was played: reconnecting: ",
-        ),
         ("viewer", &["--headless", &no_app], &[], 69, "There is no such application. Play rtmp://HOST/live/NAME"),
         ("viewer", &["--headless", &no_stream], &[], 69, "has no stream named 'nowhere'"),
         (
@@ -264,6 +257,16 @@ fn a_closed_log_does_not_keep_a_program_from_ending() -> Result<()> {
         let _ = child.kill();
         ended.with_context(|| name.to_owned())?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_viewer_that_reached_no_server_until_its_duration_ended_says_why() -> Result<()> {
+    let output = run("viewer", &["--headless", "--duration", "1", "http://127.0.0.1:1/live"], &[])?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(69), "{:?}: {text}", output.status);
+    let last = text.lines().last().unwrap_or_default();
+    ensure!(last.contains("nothing was played: reconnecting: ") && last.contains("Connection refused"), "{text}");
     Ok(())
 }
 
