@@ -131,7 +131,7 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// FFmpeg's names of the video encoders that can be used here: those in hardware that open within [`USABLE_TIMEOUT`], and all in software.
+/// FFmpeg's names of the video encoders that can be used here: those in hardware that open within seconds, and all in software.
 pub fn usable() -> Vec<String> {
     let (hardware, software): (Vec<_>, Vec<_>) =
         streamable().into_iter().partition(|name| encoder_probe::is_hardware(name));
