@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// Writes one kind of log line at most once per [`INTERVAL`] ([or so often](Self::with_burst)), with the number of times since the line
+/// Writes one kind of log line at most once in ten seconds ([or so often](Self::with_burst)), with the number of times since the line
 /// before; what is left, when it is dropped.
 pub struct LogLimiter<D> {
     write: fn(u64, &D),
@@ -22,7 +22,7 @@ impl<D> LogLimiter<D> {
         Self::with_burst(1, write)
     }
 
-    /// The same with so many lines per [`INTERVAL`]: for what happens a few times at once in the ordinary course, as when a program starts.
+    /// The same with so many lines in ten seconds: for what happens a few times at once in the ordinary course, as when a program starts.
     pub const fn with_burst(burst: u32, write: fn(u64, &D)) -> Self {
         Self { write, burst, since: None, lines: 0, unreported: 0, newest: None }
     }
