@@ -274,8 +274,7 @@ impl<S: SegmentStore> Segmenter<S> {
         if ends_at_idr || (is_over && open.is_not_empty()) {
             self.close_segment(at, Some(unit));
         } else if ends_part && open.has_primary_unit(timeline.has_pictures()) {
-            let next = std::slice::from_ref(unit);
-            self.close_parts(at, next);
+            self.close_parts(at, std::slice::from_ref(unit));
             self.update_window();
         }
     }
@@ -287,12 +286,7 @@ impl<S: SegmentStore> Segmenter<S> {
         let Some(open) = self.timeline.as_ref().and_then(|timeline| timeline.open.as_ref()) else { return at };
         let segment_end = open.start + Duration::from_millis(limit.unsigned_abs());
         if at - segment_end > MAX_AUDIO_LEAD {
-            let later =
-                self.timeline.as_mut().map(|timeline| timeline.take_units_from(segment_end)).unwrap_or_default();
-            self.close_segment(segment_end, Some(unit));
-            if let Some(timeline) = &mut self.timeline {
-                timeline.add_units(segment_end, &later);
-            }
+            self.split_segment(segment_end, std::slice::from_ref(unit));
             segment_end
         } else if open.bytes > self.config.bytes / SEGMENT_SHARE {
             self.close_segment(at, Some(unit));
@@ -325,11 +319,11 @@ impl<S: SegmentStore> Segmenter<S> {
             && open.part_start + longest < until
         {
             let end = open.part_start + longest;
-            let (units, later): (Vec<_>, Vec<_>) =
-                open.units.iter().cloned().partition(|unit| timeline.time_of(unit) < end);
-            if units.is_empty() || later.is_empty() {
+            let is_before = |unit: &AccessUnit| timeline.time_of(unit) < end;
+            if open.units.iter().all(is_before) || !open.units.iter().any(is_before) {
                 break;
             }
+            let (units, later): (Vec<_>, Vec<_>) = open.units.iter().cloned().partition(is_before);
             timeline.replace_units(units);
             self.close_part(end, &[&later, next].concat());
             if let Some(timeline) = &mut self.timeline {
@@ -365,27 +359,28 @@ impl<S: SegmentStore> Segmenter<S> {
     }
 
     /// Ends the segment in progress at `end`. What is too long for one segment, such as sound that went on without pictures, becomes several.
-    fn close_segment(&mut self, mut end: Timestamp, next: Option<&AccessUnit>) {
+    fn close_segment(&mut self, end: Timestamp, next: Option<&AccessUnit>) {
         let next = next.map_or(&[][..], std::slice::from_ref);
-        while let Some(timeline) = &mut self.timeline
-            && let Some(open) = &timeline.open
-        {
+        while let Some(open) = self.timeline.as_ref().and_then(|timeline| timeline.open.as_ref()) {
             let longest = open.start + Duration::from_millis(self.targets.max_segment_millis().unsigned_abs());
             if end <= longest {
-                break;
+                return self.finish_segment(end, next);
             }
-            let later = timeline.take_units_from(longest);
-            if later.is_empty() {
+            if !self.split_segment(longest, next) {
                 // A short gap is better than a segment that is too long.
-                end = longest;
-                break;
-            }
-            self.finish_segment(longest, &[&later, next].concat());
-            if let Some(timeline) = &mut self.timeline {
-                timeline.add_units(longest, &later);
+                return;
             }
         }
-        self.finish_segment(end, next);
+    }
+
+    /// Ends the segment in progress at `end`; the next one begins there, with the units from then on. Returns whether there are any.
+    fn split_segment(&mut self, end: Timestamp, next: &[AccessUnit]) -> bool {
+        let later = self.timeline.as_mut().map(|timeline| timeline.take_units_from(end)).unwrap_or_default();
+        self.finish_segment(end, &[&later, next].concat());
+        if let Some(timeline) = &mut self.timeline {
+            timeline.add_units(end, &later);
+        }
+        !later.is_empty()
     }
 
     fn finish_segment(&mut self, end: Timestamp, next: &[AccessUnit]) {
