@@ -383,8 +383,9 @@ impl World {
             if self.merger.epoch() != before {
                 self.give_up(before);
             }
-            // Before the first IDR, units are dropped.
-            if self.merger.epoch() == Some(id.0) && !self.merger.position().is_empty() {
+            // Before the first IDR, pictures are dropped, while sound is played.
+            let has_begun = self.merger.position().iter().any(|(track, _)| *track == track_of(id.1));
+            if self.merger.epoch() == Some(id.0) && has_begun {
                 self.brought.entry(path).or_default().insert(id);
             }
         }
@@ -564,3 +565,23 @@ fn units_that_only_one_path_lacks_come_from_the_other() {
 
 /// More than any test makes.
 const ALL: usize = usize::MAX;
+
+/// A regression test: sound has begun, and a picture of one path is dropped because its IDR is only on the other path, which is later.
+#[test]
+fn a_picture_that_was_dropped_before_the_first_idr_is_lost() {
+    use Op::{BreakLan, Lan, LanDrops, Make, Send, TakeOver, Wait};
+    let track = TrackId::VIDEO;
+    let mut world = World::new(Egress::States);
+    world.run(&[
+        Make(26),
+        BreakLan,
+        TakeOver,
+        Lan(TrackId::AUDIO, 1),
+        Make(27),
+        LanDrops { track, after: 0, count: 21 },
+    ]);
+    world.run(&[Lan(track, 1), Send(41), Wait, Make(2), Wait]);
+    world.finish();
+    let pictures = |n: i64| world.out.iter().any(|merged| id(&merged.unit) == (Epoch(8), n));
+    assert!(pictures(60) && !pictures(62) && pictures(80));
+}
