@@ -191,6 +191,7 @@ export class Playback extends EventTarget {
   #restart() {
     this.#hls?.destroy();
     this.#hls = null;
+    this.#stall = null; // of what no longer plays
     if (globalThis.Hls?.isSupported()) this.#startHls();
     else if (this.#video.canPlayType("application/vnd.apple.mpegurl")) {
       this.#video.src = this.#url;
