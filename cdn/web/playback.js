@@ -53,6 +53,7 @@ const OUTAGE = 1_000;
 export class Playback extends EventTarget {
   #video; #url; #hls = null; #recovery = new Recovery(); #flowing = false;
   #margin = 0; #marginAt = 0; #stall = null; // since when playback stands still, and where
+  #init = null; #from = null; // the initialization segment that an instance was replaced for, and where its media begins for the new one
 
   constructor(video, url) {
     super();
@@ -76,6 +77,7 @@ export class Playback extends EventTarget {
 
   /** Starts with the newest broadcast, when it flows. If the viewer has paused, it starts when the viewer continues. */
   start() {
+    this.#init = null; // another server may use its name again
     this.#recovery.start();
     this.#watch();
   }
@@ -137,7 +139,7 @@ export class Playback extends EventTarget {
     const { seekable, currentTime } = this.#video;
     if (!seekable.length) return;
     this.#recovery.goBack();
-    this.#video.currentTime = Math.min(Math.max(currentTime + by, seekable.start(0)), Math.max(this.liveEdge ?? 0, currentTime));
+    this.#video.currentTime = Math.min(Math.max(currentTime + by, seekable.start(0), this.#from ?? 0), Math.max(this.liveEdge ?? 0, currentTime));
   }
 
   /** To be called after an interruption, such as a hidden page. */
@@ -192,6 +194,7 @@ export class Playback extends EventTarget {
     this.#hls?.destroy();
     this.#hls = null;
     this.#stall = null; // of what no longer plays
+    this.#from = null;
     if (globalThis.Hls?.isSupported()) this.#startHls();
     else if (this.#video.canPlayType("application/vnd.apple.mpegurl")) {
       this.#video.src = this.#url;
@@ -203,13 +206,21 @@ export class Playback extends EventTarget {
   }
 
   #startHls() {
-    const { Hls } = globalThis;
-    const hls = new Hls(SETTINGS);
+    const { Hls } = globalThis, playback = this;
+    // What begins with other tracks begins with them: the media before, still listed, would make buffers that do not take what follows.
+    const hls = new (class extends Hls {
+      get liveSyncPosition() {
+        const at = super.liveSyncPosition;
+        return at === null || playback.#hls !== this ? at : Math.max(at, playback.#from ?? at);
+      }
+    })(SETTINGS);
     // The constructor takes it only together with a hold-back, which would override the playlist's own.
     hls.config.liveMaxLatencyDurationCount = SKIP_BEHIND;
     this.#hls = hls;
     hls.on(Hls.Events.MANIFEST_PARSED, () => this.#recovery.state === "starting" && this.#play());
-    hls.on(Hls.Events.LEVEL_UPDATED, (_, { details: { partHoldBack, holdBack, targetduration } }) => {
+    hls.on(Hls.Events.LEVEL_UPDATED, (_, { details }) => {
+      const { partHoldBack, holdBack, targetduration } = details;
+      if (hls === this.#hls && this.#init !== null) this.#from = startOf(this.#init, details);
       hls.targetLatency = (partHoldBack || holdBack || 3 * targetduration) + this.#margin;
     });
     hls.on(Hls.Events.FRAG_BUFFERED, () => this.#emit("progress"));
@@ -223,10 +234,32 @@ export class Playback extends EventTarget {
       const stall = data.details === Hls.ErrorDetails.BUFFER_STALLED_ERROR && this.#recovery.state === "playing";
       if (stall) this.#stall ??= { since: performance.now(), time: this.#video.currentTime };
       // hls.js cannot add or remove a track: a stream with other tracks is a media error, and a new instance plays it.
-      if (data.fatal && hls === this.#hls) this.#fail(data.details, data.response?.code, data.type === Hls.ErrorTypes.MEDIA_ERROR);
+      if (hls !== this.#hls) return;
+      const media = data.type === Hls.ErrorTypes.MEDIA_ERROR;
+      if (media && (data.fatal || data.details === Hls.ErrorDetails.BUFFER_APPEND_ERROR) && this.#changes(hls)) return this.#replace();
+      if (data.fatal) this.#fail(data.details, data.response?.code, media);
     });
     hls.loadSource(this.#url);
     hls.attachMedia(this.#video);
+  }
+
+  /** Whether the newest media has an initialization segment that no instance was made for. */
+  #changes(hls) {
+    const details = hls.latestLevelDetails;
+    const fragments = details ? listed(details) : [];
+    const newest = initOf(fragments.at(-1));
+    // One that all has is none that this instance met on its way.
+    if (!newest || newest === this.#init || initOf(fragments[0]) === newest) return false;
+    this.#init = newest;
+    return true;
+  }
+
+  /** A new instance follows at once: that the tracks have changed is no failure. */
+  #replace() {
+    if (!this.#recovery.loads) return;
+    this.#hls.stopLoad();
+    this.#recovery.start();
+    setTimeout(() => this.#watch()); // not while hls.js tells its listeners
   }
 
   /** The last picture stays until the next instance has one. */
@@ -260,4 +293,16 @@ export class Playback extends EventTarget {
   #emit(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
+}
+
+/** The segments of a playlist, with the one in progress. */
+function listed({ fragments, fragmentHint }) {
+  return fragmentHint ? [...fragments, fragmentHint] : fragments;
+}
+
+function initOf(fragment) { return fragment?.initSegment?.url ?? null; }
+
+/** Where the media of an initialization segment begins in a playlist, null where it lists none. */
+function startOf(init, details) {
+  return listed(details).find((fragment) => initOf(fragment) === init)?.start ?? null;
 }

@@ -1,11 +1,12 @@
 //! The player page after interruptions: it plays at its target again, without a click.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, PlayerPage, TIMEOUT, TestEnv, until};
+use e2e::{Broadcaster, Cdn, PlayerPage, Process, TIMEOUT, TestEnv, until};
 use rustix::process::Signal;
+use serde_json::json;
 
 #[test]
 fn the_page_plays_close_behind_the_live_edge() -> Result<()> {
@@ -76,6 +77,80 @@ fn the_page_plays_on_when_the_publisher_returns_with_other_tracks() -> Result<()
         })?;
     }
     Ok(())
+}
+
+/// What the publisher sends changes before the page has played long enough to forget the change before it.
+#[test]
+fn the_page_plays_quick_changes_of_tracks() -> Result<()> {
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let url = cdn.publish_url(&key);
+    let mut publisher = publish(&env, &url, BOTH)?;
+    cdn.wait_live("live")?;
+    let page = PlayerPage::open(&env, &cdn, "live")?;
+    page.wait_at_target(TIMEOUT, "the start")?;
+    page.browser.run(WATCH_VEIL)?;
+    let mut waits = Vec::new();
+    for tracks in [&["audio"], BOTH, &["video"], BOTH, &["audio"], &["video"], BOTH] {
+        publisher.kill();
+        publisher = publish(&env, &url, tracks)?;
+        until(TIMEOUT, &format!("the server to have {tracks:?}"), || {
+            let stream = cdn.stream("live")?;
+            let kinds = stream["tracks"].as_array().into_iter().flatten().filter_map(|track| track["kind"].as_str());
+            let kinds: BTreeSet<_> = kinds.collect();
+            Ok((stream["state"] == "live" && kinds == tracks.iter().copied().collect()).then_some(()))
+        })?;
+        let changed = Instant::now();
+        until(TIMEOUT, &format!("the page to play {tracks:?}"), || {
+            std::thread::sleep(Duration::from_millis(50));
+            Ok((page.browser.run(PLAYED)? == json!(tracks)).then_some(()))
+        })
+        .with_context(|| page.history().unwrap_or_default())?;
+        waits.push((tracks, changed.elapsed()));
+        std::thread::sleep(Duration::from_secs(5).saturating_sub(changed.elapsed()));
+    }
+    let shown = page.browser.run("return window.veils")?;
+    eprintln!("until the page played other tracks: {waits:?}; shown meanwhile: {shown}");
+    let worst = waits.iter().map(|(_, wait)| *wait).max().context("no change")?;
+    ensure!(worst < QUICK, "{worst:?} until the page played other tracks\n{}", page.history()?);
+    ensure!(!shown.to_string().contains("Interrupted"), "a change of tracks is shown as a failure: {shown}");
+    Ok(())
+}
+
+/// The kinds of tracks of most broadcasts.
+const BOTH: &[&str] = &["audio", "video"];
+/// How long the page may take to play other tracks than before, on a machine that runs other tests beside it.
+const QUICK: Duration = Duration::from_secs(5);
+/// The kinds of tracks that have been decoded since the last call, if playback moves.
+const PLAYED: &str = "
+    const video = document.querySelector('video'), { before } = window;
+    const now = { time: video.currentTime, audio: video.webkitAudioDecodedByteCount, video: video.webkitVideoDecodedByteCount };
+    window.before = now;
+    const moves = now.time > before?.time && !video.paused && !video.seeking && video.readyState >= 3;
+    return moves ? ['audio', 'video'].filter((kind) => now[kind] > 0) : [];";
+/// Keeps what the page shows over the video.
+const WATCH_VEIL: &str = "
+    window.veils = [];
+    setInterval(() => {
+        const veil = document.getElementById('veil');
+        const words = veil.hidden ? '' : document.getElementById('veil-title').textContent + ' ' + document.getElementById('veil-text').textContent;
+        if (words !== window.veils.at(-1)) window.veils.push(words);
+    }, 50);";
+
+/// Publishes tracks of these kinds with ffmpeg.
+fn publish(env: &TestEnv, url: &str, tracks: &[&str]) -> Result<Process> {
+    let mut arguments = vec!["-nostdin", "-loglevel", "error"];
+    if tracks.contains(&"video") {
+        arguments.extend(["-re", "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=30"]);
+    }
+    if tracks.contains(&"audio") {
+        arguments.extend(["-re", "-f", "lavfi", "-i", "sine=sample_rate=48000"]);
+    }
+    arguments.extend(["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency"]);
+    arguments.extend(["-g", "30", "-pix_fmt", "yuv420p"]);
+    arguments.extend(["-c:a", "aac", "-f", "flv", url]);
+    env.run("publisher", "ffmpeg", arguments)
 }
 
 /// Three minutes of faults in turn, or as many as `NEARCAST_PAGE_MINUTES`. After each the page is at its target again, without a click, and plays there; at
