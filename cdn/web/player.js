@@ -18,6 +18,8 @@ const POLL_TIMEOUT = 5_000;
 const TICK = 500;
 /** Milliseconds without pointer movement after which the controls hide during playback. */
 const IDLE = 2_500;
+/** Milliseconds of standing still after which the page says why. */
+const STANDS_FOR = 3_000;
 /** Points of the latency curve: one a tick, a minute in all. */
 const CURVE = 120;
 /** Glass-to-glass latency cannot be negative: below this many seconds the publisher's clock is wrong. */
@@ -39,6 +41,7 @@ let flowing = false; // the server received media since then
 let blocked = false; // the browser refused autoplay
 let unsupported = "";
 let failure = null;
+let stoodSince = null; // since when nothing moves that ought to, by performance.now()
 let hasPicture = false; // something of this broadcast was shown
 const curve = [];
 
@@ -139,6 +142,7 @@ function showState() {
   $("state").dataset.state = now;
   const flows = !video.paused && !video.seeking && video.readyState >= HTMLMediaElement.HAVE_FUTURE_DATA;
   const soundOnly = now === "live" && flows && stream.tracks.length > 0 && !stream.tracks.some((t) => t.kind === "video");
+  stoodSince = now === "live" && playback.running && !flows && !video.paused ? stoodSince ?? performance.now() : null;
   const words = veil(now, flows);
   $("veil").hidden = !words && !soundOnly;
   $("veil").classList.toggle("clear", !words?.text && !soundOnly && hasPicture);
@@ -168,7 +172,11 @@ function veil(now, flows) {
   if (failure?.reason === "manifestIncompatibleCodecsError") return { title: "This browser cannot decode the stream", text: `It carries ${stream.tracks.map((t) => t.codec).join(" and ")}. ${elsewhere}` };
   if (failure && failure.status !== 404 && failure.status !== 503) return { title: "Interrupted", text: `${failure.reason}; trying again.`, busy: true };
   if (video.paused && hasPicture) return null;
-  return { title: hasPicture ? "" : "Starting", busy: true };
+  if (!hasPicture) return { title: "Starting", busy: true };
+  if (performance.now() - stoodSince < STANDS_FOR) return { title: "", busy: true };
+  const both = ["video", "audio"].every((kind) => stream.tracks.some((t) => t.kind === kind));
+  const why = both ? "Its pictures, its sound or both are late, and a browser plays them only together." : "Nothing new of it has arrived.";
+  return { title: "Waiting for the stream", text: `${why} This page resumes by itself.`, busy: true };
 }
 
 function showStream() {
