@@ -238,6 +238,7 @@ impl Supervisor {
                     self.set_state(State::Waiting).await?;
                 }
             }
+            PathEvent::BurstChanged(burst) => self.send(Event::BurstChanged { path: id, burst }).await?,
             PathEvent::NotLive => {
                 self.end_log.note(std::time::Instant::now(), ());
                 self.set_state(State::Waiting).await?;
