@@ -12,6 +12,7 @@ mod lan_list;
 mod path;
 mod path_task;
 mod peer;
+mod port_probe;
 mod reach;
 mod relay;
 mod resolve;

@@ -26,7 +26,7 @@ use self::requests::{media_playlist, unsupported};
 use self::state::{HlsState, MAX_ATTEMPTS};
 use super::path::{Cost, OpenContext, Opening, PathSource, Source, Transport, UrlPaths, UrlRequest};
 use super::timing_poll::run_alongside;
-use super::{Error, EventSender, PathEvent};
+use super::{Error, EventSender, PathEvent, port_probe};
 
 /// HLS by parts, as they are made.
 pub(super) static LOW_LATENCY: Transport = Transport {
@@ -87,7 +87,13 @@ impl PathSource for HlsSource {
     fn open<'a>(&'a self, context: OpenContext, events: &'a EventSender) -> Opening<'a> {
         Box::pin(async move {
             let path = run(self, &context, events);
-            run_alongside(path, context.api.clone(), &context.position, events).await
+            let result = run_alongside(path, context.api.clone(), &context.position, events).await;
+            match result {
+                Err(error) if context.api.is_none() && context.position.resume_point().is_none() => {
+                    Err(port_probe::explain(&self.url, error).await)
+                }
+                result => result,
+            }
         })
     }
 }
