@@ -331,7 +331,8 @@ async fn a_target_duration_that_changes_is_reported_before_the_units_of_the_new_
     let began = ended.replace("DURATION:1\n", "DURATION:2\n");
     let began = began[..began.find("#EXTINF:1.0,\n2.m4s").unwrap()].to_owned();
     tokio::spawn(serve_with(listener, move |path, nth| match path {
-        "/show/media.m3u8" if nth == 0 => Some(("application/vnd.apple.mpegurl", began.clone().into())),
+        // The first time to learn what kind of playlist it is.
+        "/show/media.m3u8" if nth < 2 => Some(("application/vnd.apple.mpegurl", began.clone().into())),
         _ => pages.get(path).cloned(),
     }));
     let mut watcher = Watcher::keeping(&format!("http://{address}/show/media.m3u8"), TransportFilter::AUTO, true);
