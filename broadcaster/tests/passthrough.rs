@@ -122,6 +122,61 @@ fn timestamps_of_the_file_are_kept() {
 }
 
 #[test]
+fn audio_that_starts_later_or_earlier_keeps_its_offset_and_delays_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let sources = |video: &str, audio: &str| {
+        [
+            ["-itsoffset", video, "-f", "lavfi", "-t", "1", "-i", "testsrc2=size=160x120:rate=25"].map(str::to_owned),
+            ["-itsoffset", audio, "-f", "lavfi", "-t", "1", "-i", "sine=sample_rate=48000"].map(str::to_owned),
+        ]
+        .concat()
+    };
+    for (container, video, audio) in [("mkv", "0", "1.5"), ("mp4", "0", "1.5"), ("ts", "0", "1.5"), ("mkv", "1.5", "0")]
+    {
+        let path = directory.path().join(format!("{video}-{audio}.{container}"));
+        let mut ffmpeg = Command::new("ffmpeg");
+        ffmpeg.args(["-v", "error", "-y"]).args(sources(video, audio)).args(X264).arg(&path);
+        assert!(ffmpeg.status().unwrap().success());
+        for options in [&[][..], &["--audio-codec", "opus"]] {
+            let began = std::time::Instant::now();
+            let Played { broadcast, .. } = play_any(&path, options, None);
+            let first = |track| played(&broadcast, track)[0].1;
+            let offset = first(TrackId::AUDIO) - first(TrackId::VIDEO);
+            let expected = ((audio.parse::<f64>().unwrap() - video.parse::<f64>().unwrap()) * 1000.0) as i64;
+            // Each of two encoders begins with up to 1024 samples before the first, and containers round.
+            assert!((offset - expected).abs() <= 60, "{container} {video} {audio} {options:?}: {offset}");
+            assert!(played(&broadcast, TrackId::VIDEO).len() >= 25, "{container} {options:?}");
+            assert!(began.elapsed().as_millis() < 5000, "{container} {options:?}: {:?}", began.elapsed());
+        }
+    }
+}
+
+#[test]
+fn a_track_that_starts_later_is_known_before_its_first_packet() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("late.mkv");
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-v", "error", "-y", "-f", "lavfi", "-t", "3", "-i", "testsrc2=size=160x120:rate=25"]);
+    ffmpeg.args(["-itsoffset", "2.5", "-f", "lavfi", "-t", "1", "-i", "sine=sample_rate=48000"]).args(X264).arg(&path);
+    assert!(ffmpeg.status().unwrap().success());
+    for options in [&[][..], &["--audio-codec", "opus"]] {
+        let Played { broadcast, .. } = play_any(&path, options, Some(10));
+        let tracks = broadcast.with_window(|window| window.from(0).next().map(|entry| entry.catalog.tracks.len()));
+        assert_eq!(tracks, Some(2), "{options:?}");
+        assert_eq!(played(&broadcast, TrackId::AUDIO), [], "{options:?}");
+    }
+}
+
+#[test]
+fn a_stop_while_the_file_is_being_opened_is_no_failure() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("short.mp4");
+    make(&path, &X264);
+    // `play_any` stops at once, and expects success.
+    (0..5).for_each(|_| drop(play_any(&path, &[], Some(0))));
+}
+
+#[test]
 fn a_loop_continues_where_the_file_ended() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("loop.mp4");

@@ -30,7 +30,8 @@ use crate::unit_log::UnitLog;
 /// Plays until the stream ends, the user quits, or `--duration` is over.
 ///
 /// # Errors
-/// If nothing was played, an output cannot be opened, no window or thread can be created, no path can ever work, or a recording, pipe or unit log is incomplete.
+/// If nothing was played, an output cannot be opened, no window or thread can be created, no path can ever work, or a recording, pipe or
+/// unit log is incomplete.
 pub fn run(config: &Config) -> Result<()> {
     let targets = config.targets()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -128,6 +129,7 @@ pub fn run(config: &Config) -> Result<()> {
         error!("a thread panicked");
     }
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    crate::ffmpeg::finish_log();
     let playback = player.playback.lock().status();
     let stats = player.stats.lock();
     output.summary(&stats.summary(playback));

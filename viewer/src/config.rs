@@ -256,10 +256,10 @@ command line.
 /// What this command exits with.
 pub const EXIT_CODES: [(Exit, &str); 7] = [
     (Exit::Success, "pictures or sound were played"),
-    (Exit::Failure, "none were, or another failure"),
+    (Exit::Failure, "nothing was played of a live stream, or another failure"),
     (Exit::Usage, "the command line or RUST_LOG is wrong"),
     (Exit::NoInput, "no display for the window; --headless needs none"),
-    (Exit::Unavailable, "the server cannot be reached, or has no such stream"),
+    (Exit::Unavailable, "the server cannot be reached, has no such stream, or it was not live"),
     (Exit::CannotCreate, "a recording, the pipe, the unit log or the trace cannot be written"),
     (Exit::NotPermitted, "the broadcaster does not accept the pairing code"),
 ];

@@ -158,6 +158,15 @@ impl Pipeline<'_> {
                     self.player.stats.lock().source = source;
                 }
             }
+            Event::BurstChanged { path, burst } => {
+                debug!(source = self.path_name(path), ?burst, "segments or parts have another duration");
+                if let Some((_, known)) = self.sources.get_mut(&path) {
+                    *known = burst;
+                }
+                if self.merger.active_path() == Some(path) {
+                    self.player.playback.lock().reset_timing(self.player.clock.now(), burst);
+                }
+            }
             Event::Gap(path) => self.merger.gap(path),
             Event::Idle(path) => {
                 self.inactive.insert(path);

@@ -50,6 +50,8 @@ struct Watcher {
     catalog: Option<Arc<Catalog>>,
     opened: Vec<String>,
     states: Vec<State>,
+    /// The number of units received before each change of the burst, and the burst.
+    bursts: Vec<(usize, Duration)>,
     failure: Option<Error>,
     ended: bool,
 }
@@ -72,6 +74,7 @@ impl Watcher {
             catalog: None,
             opened: Vec::new(),
             states: Vec::new(),
+            bursts: Vec::new(),
             failure: None,
             ended: false,
         }
@@ -88,6 +91,7 @@ impl Watcher {
                         self.merger.open(path);
                         self.opened.push(source);
                     }
+                    Event::BurstChanged { burst, .. } => self.bursts.push((self.units.len(), burst)),
                     Event::Gap(path) => self.merger.gap(path),
                     Event::Idle(path) => self.merger.open(path),
                     Event::Closed { path, .. } => self.merger.close(path, &mut out),
@@ -317,6 +321,24 @@ async fn hls_delivers_the_same_units() {
     // A playlist that ends is played from its start.
     assert_eq!(watcher.units, (0..200).map(unit).collect::<Vec<_>>());
     assert_eq!(watcher.catalog.as_deref(), Some(&*catalog()));
+}
+
+#[tokio::test]
+async fn a_target_duration_that_changes_is_reported_before_the_units_of_the_new_list() {
+    let (listener, address) = bind().await;
+    let pages = hls_pages();
+    let ended = String::from_utf8(pages["/show/media.m3u8"].1.to_vec()).unwrap();
+    let began = ended.replace("DURATION:1\n", "DURATION:2\n");
+    let began = began[..began.find("#EXTINF:1.0,\n2.m4s").unwrap()].to_owned();
+    tokio::spawn(serve_with(listener, move |path, nth| match path {
+        // The first time to learn what kind of playlist it is.
+        "/show/media.m3u8" if nth < 2 => Some(("application/vnd.apple.mpegurl", began.clone().into())),
+        _ => pages.get(path).cloned(),
+    }));
+    let mut watcher = Watcher::keeping(&format!("http://{address}/show/media.m3u8"), TransportFilter::AUTO, true);
+    watcher.watch(|w| w.ended).await;
+    assert_eq!(watcher.units, (0..200).map(unit).collect::<Vec<_>>());
+    assert_eq!(watcher.bursts, [(100, Duration::from_secs(1))]);
 }
 
 #[tokio::test]

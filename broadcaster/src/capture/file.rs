@@ -117,8 +117,14 @@ enum TrackOutput {
 impl FilePlayback<'_> {
     /// Plays the file once. Returns whether to continue.
     fn play_once(&mut self) -> Result<bool, Error> {
-        let mut input = open(&self.plan.path, &self.context.shutdown)?;
+        let mut input = match open(&self.plan.path, &self.context.shutdown) {
+            Ok(input) => input,
+            // Opening was interrupted.
+            Err(_) if self.context.shutdown.is_triggered() => return Ok(false),
+            Err(error) => return Err(error),
+        };
         let mut streams = self.streams(&input)?;
+        self.announce(&mut streams)?;
         loop {
             let mut packet = Packet::empty();
             match packet.read(&mut input) {
@@ -172,6 +178,27 @@ impl FilePlayback<'_> {
             streams.insert(index, Stream { track, time_base, output, joined, times, offset, about, fps });
         }
         Ok(streams)
+    }
+
+    /// Adds the tracks whose configuration is known before their first packet, so that a track does not wait for one that starts later.
+    fn announce(&mut self, streams: &mut BTreeMap<usize, Stream>) -> Result<(), Error> {
+        for Stream { track, output, about, .. } in streams.values_mut() {
+            match output {
+                TrackOutput::Passthrough { bitstream, announced } => {
+                    if let Some(config) = bitstream.config().filter(|_| !*announced) {
+                        *announced = true;
+                        self.format_log.note(Instant::now(), (*track, config.codec, config.format));
+                        self.context.broadcast.add_track(*track, config.clone(), about.clone());
+                    }
+                }
+                TrackOutput::DecodeAudio(_) if self.sound.is_none() => {
+                    let (settings, broadcast) = (self.context.settings.audio, self.context.broadcast.clone());
+                    self.sound.insert(AudioEncoding::open(settings, broadcast)?).announce();
+                }
+                TrackOutput::DecodeAudio(_) | TrackOutput::DecodeVideo(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Waits until the packet is due, then sends or decodes it. Returns whether to continue.

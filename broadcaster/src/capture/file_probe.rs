@@ -193,6 +193,7 @@ impl FileProbe {
         self.audio
     }
 }
+
 pub(super) fn open(path: &Path, shutdown: &crate::shutdown::ShutdownSignal) -> Result<Input, Error> {
     let failed = |source| Error::Open { path: path.to_owned(), source };
     let text = path.to_str().ok_or_else(|| failed(ffmpeg_next::Error::InvalidData))?;

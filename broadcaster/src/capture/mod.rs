@@ -99,7 +99,8 @@ fn run_with_retry<E: std::fmt::Display>(
             backoff = RETRY.build();
             has_worked = true;
         }
-        let Err(error) = result else { return Ok(()) };
+        // What was interrupted, as opening a device is, has not failed.
+        let Some(error) = result.err().filter(|_| !context.shutdown.is_triggered()) else { return Ok(()) };
         if need == Need::Required && !has_worked {
             return Err(error);
         }

@@ -122,6 +122,16 @@ impl AudioEncoding {
         })
     }
 
+    /// Adds the track, once its configuration is known; most encoders know it before the first sample.
+    pub fn announce(&mut self) {
+        if let (false, Some(config)) = (self.announced, self.bitstream.config()) {
+            self.announced = true;
+            let about = Metadata::from([("audiodatarate".into(), Value::Number(self.bitrate as f64 / 1000.0))]);
+            tracing::info!(codec = config.codec.name(), sample_rate = RATE, channels = 2, "audio track");
+            self.broadcast.add_track(TrackId::AUDIO, config.clone(), about);
+        }
+    }
+
     /// Encodes a block of samples. Gaps below half a second are filled with silence; longer ones remain gaps in the timestamps.
     ///
     /// # Errors
@@ -176,12 +186,7 @@ impl AudioEncoding {
                 Err(error) => return Err(error.into()),
             }
             let unit = self.bitstream.unit(self.packet.data().unwrap_or_default(), true)?;
-            if let (false, Some(config)) = (self.announced, self.bitstream.config()) {
-                self.announced = true;
-                let about = Metadata::from([("audiodatarate".into(), Value::Number(self.bitrate as f64 / 1000.0))]);
-                tracing::info!(codec = config.codec.name(), sample_rate = RATE, channels = 2, "audio track");
-                self.broadcast.add_track(TrackId::AUDIO, config.clone(), about);
-            }
+            self.announce();
             let pts = to_millis(self.packet.pts().unwrap_or_default(), 1, RATE as i32);
             self.broadcast.push(TrackId::AUDIO, pts, pts, true, unit.payload);
         }

@@ -3,9 +3,6 @@
 //! The key file stays that of `cdn key`, and this one that of the server, so that neither overwrites what the other has written. It is written at
 //! most once per [`SAVE_INTERVAL`], however often publishers connect.
 
-use toml::Spanned;
-
-use super::key_file::line_of;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
@@ -15,7 +12,9 @@ use std::time::{Duration, Instant};
 use media::WallClock;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use toml::Spanned;
 
+use super::key_file::line_of;
 use super::secret::KeyId;
 use crate::atomic_file::{create_directory_of, lock, replace};
 

@@ -21,9 +21,6 @@ pub enum ListenAddress {
     Address(SocketAddr),
 }
 
-/// Lower ports need a privilege (capabilities(7)).
-const FIRST_FREE_PORT: u16 = 1024;
-
 /// The text is neither a port nor an address with a port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -57,8 +54,7 @@ impl ListenAddress {
                 format!("another program listens there; `ss -lntup 'sport = :{}'` shows which", self.port())
             }
             io::ErrorKind::AddrNotAvailable => {
-                "this machine has no such address; `ip address` lists those that it has, and a port \
-                                                alone listens on all"
+                "this machine has no such address; `ip address` lists those that it has, and a port alone listens on all"
                     .to_owned()
             }
             io::ErrorKind::PermissionDenied if self.port() < FIRST_FREE_PORT => {
@@ -166,6 +162,8 @@ fn is_without_ipv6(error: &io::Error) -> bool {
 
 /// Connections that wait to be accepted: a burst of players that return after an outage.
 const BACKLOG: i32 = 4096;
+/// Lower ports need a privilege (capabilities(7)).
+const FIRST_FREE_PORT: u16 = 1024;
 /// "Address family not supported by protocol"; the standard library has no name for it.
 #[cfg(target_os = "linux")]
 const EAFNOSUPPORT: i32 = 97;

@@ -30,6 +30,8 @@ fn exit_codes_tell_the_cause() -> Result<()> {
     let (no_key, http_port) = (format!("rtmp://{}/live", cdn.rtmp), format!("rtmp://{}/live/key", cdn.http));
     let (tls, tls_playlist) = (format!("https://{}/live", cdn.http), format!("https://{}/live/index.m3u8", cdn.http));
     let (page, no_app) = (cdn.page_url("live"), cdn.rtmp_url("live").replace("/live/", "/lives/"));
+    let page_at_rtmp = format!("http://{}/live", cdn.rtmp);
+    let playlist_at_rtmp = format!("{page_at_rtmp}/index.m3u8");
     let rtmp_port = cdn.http.to_string();
     let in_use = ["--source", "test", "--lan-listen", &rtmp_port, right.as_str()];
     let holder = std::net::UdpSocket::bind(cdn.http)?;
@@ -90,6 +92,9 @@ fn exit_codes_tell_the_cause() -> Result<()> {
         ("viewer", &["--headless", &tls_playlist], &[], 69, "try http:// instead of https://"),
         ("viewer", &["--headless", &no_app], &[], 69, "There is no such application. Play rtmp://HOST/live/NAME"),
         ("viewer", &["--headless", &no_stream], &[], 69, "has no stream named 'nowhere'"),
+        ("viewer", &["--headless", &http_port], &[], 69, "the peer speaks HTTP"),
+        ("viewer", &["--headless", &page_at_rtmp], &[], 69, "is RTMP; try rtmp://"),
+        ("viewer", &["--headless", &playlist_at_rtmp], &[], 69, "is RTMP; try rtmp://"),
         (
             "viewer",
             &["--headless", "rtmps://127.0.0.1/live/live"],

@@ -4,6 +4,7 @@ mod colour;
 mod convert;
 mod decoder;
 mod demuxer;
+mod log;
 mod muxer;
 
 use std::ptr;
@@ -14,6 +15,7 @@ use media::codec::{Codec, CodecConfig, Format};
 pub use self::colour::{Colour, Matrix};
 pub use self::decoder::{AudioDecoder, Picture, VideoDecoder};
 pub use self::demuxer::{TsReader, Unit as TsUnit};
+pub(crate) use self::log::finish as finish_log;
 pub use self::muxer::{Container, Muxer};
 
 /// Errors of FFmpeg.
@@ -50,13 +52,14 @@ impl Error {
     }
 }
 
-/// Initialises FFmpeg; to be called once, before anything else. Its log is restricted to fatal messages: errors are returned.
+/// Initialises FFmpeg; to be called once, before anything else. Its log lines become events: fatal ones errors, the others
+/// for debugging only, since errors are returned.
 ///
 /// # Errors
 /// If FFmpeg cannot be initialised.
 pub fn init() -> Result<(), Error> {
     ffmpeg::init().map_err(Error::call("initialise FFmpeg"))?;
-    ffmpeg::log::set_level(ffmpeg::log::Level::Fatal);
+    log::route();
     Ok(())
 }
 

@@ -155,6 +155,19 @@ fn segments_are_played_evenly() {
 }
 
 #[test]
+fn shorter_segments_bring_the_viewer_nearer_to_the_live_edge() {
+    for (is_told, delay) in [(true, 2000..2300), (false, 9000..10_500)] {
+        let mut viewer = Viewer::new(PlayoutConfig { burst: ms(10_000), ..live(None) });
+        viewer.run(0, 60_000, &pictures(0..1500, 50, |n| (n / 250 + 1) * 10_000 + 30));
+        if is_told {
+            viewer.playback.reset_timing(ms(60_000), ms(2000));
+        }
+        viewer.run(60_000, 150_000, &pictures(1500..3750, 50, |n| (n / 50 + 1) * 2000 + 30));
+        assert!(delay.contains(&viewer.last_delay()), "{is_told}: {}", viewer.last_delay());
+    }
+}
+
+#[test]
 fn an_outage_stalls_then_skips_to_a_random_access_point() {
     // Nothing from 4 s to 9 s, then all of it at once.
     let mut viewer = Viewer::new(live(None));

@@ -12,6 +12,7 @@ mod lan_list;
 mod path;
 mod path_task;
 mod peer;
+mod port_probe;
 mod reach;
 mod relay;
 mod resolve;
@@ -51,6 +52,13 @@ pub enum Event {
         complete: bool,
         /// Which stages its units pass.
         delivery: DeliveryMode,
+    },
+    /// The path delivers another amount of media at once from now on.
+    BurstChanged {
+        /// The path.
+        path: PathId,
+        /// The duration of a segment or part.
+        burst: Duration,
     },
     /// The data that the path delivers next was requested.
     RequestSent {
@@ -305,6 +313,8 @@ enum PathEvent {
         /// The transport that it delivers by, if that is known only after opening; `None` for the path's own.
         transport: Option<&'static Transport>,
     },
+    /// How much media comes at once from now on.
+    BurstChanged(Duration),
     /// The server reports that the stream has ended. It may start again.
     NotLive,
     /// The server responds, but has had no new media for too long.

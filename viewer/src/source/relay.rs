@@ -121,8 +121,8 @@ impl std::fmt::Debug for RelayTrust {
 /// Subscribes at `target` and delivers units while the context says so, until the connection fails or the broadcast is over (`Ok`).
 ///
 /// # Errors
-/// [`Error::Unreachable`] without a UDP socket or where no address answers; [`Error::WrongCode`] and [`Error::Impostor`] if the other end does not know the pairing
-/// code; [`Error::Relay`] for what happens on the connection.
+/// [`Error::Unreachable`] without a UDP socket or where no address answers; [`Error::WrongCode`] and [`Error::Impostor`] if the other end
+/// does not know the pairing code; [`Error::Relay`] for what happens on the connection.
 pub(super) async fn open(target: RelayTarget, context: OpenContext, events: &EventSender) -> Result<(), Error> {
     let Some(endpoint) = context.endpoint else {
         return Err(Error::Unreachable { address: target.address, reason: "no UDP socket on this machine".to_owned() });

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use super::path::{Cost, OpenContext, Opening, PathSource, ServerOffer, Source, Transport, UrlPaths, UrlRequest};
 use super::reach::Reach;
 use super::timing_poll::run_alongside;
-use super::{Closed, Error, EventSender, PathEvent, Position, ResumePoint, random_epoch};
+use super::{Closed, Error, EventSender, PathEvent, Position, ResumePoint, port_probe, random_epoch};
 
 /// RTMP from a server.
 pub(super) static TRANSPORT: Transport = Transport {
@@ -43,7 +43,14 @@ impl PathSource for RtmpSource {
     fn open<'a>(&'a self, context: OpenContext, events: &'a EventSender) -> Opening<'a> {
         Box::pin(async move {
             let (position, url, reach) = (context.position.clone(), self.0.clone(), context.http.reach().clone());
-            run_alongside(run(url, position, reach, events), context.api, &context.position, events).await
+            let is_given = context.api.is_none();
+            let result = run_alongside(run(url, position, reach, events), context.api, &context.position, events).await;
+            match result {
+                Err(error) if is_given && context.position.resume_point().is_none() => {
+                    Err(port_probe::explain(&self.address(), error).await)
+                }
+                result => result,
+            }
         })
     }
 }

@@ -21,7 +21,7 @@ use super::path_task::{PathTask, UNKNOWN_PATIENCE};
 use super::reach::Reach;
 use super::resolve::{ResolvedPaths, resolve};
 use super::running_clock::RunningClock;
-use super::{Error, Event, EventSender, PathEvent, Position, State, relay};
+use super::{Error, Event, EventSender, PathEvent, Position, State, port_probe, relay};
 
 /// Receives the stream at `url` into `events` until it ends, fails for good, or the receiver of `events` is dropped.
 pub async fn run(url: String, options: PathOptions, position: Position, events: mpsc::Sender<Event>) {
@@ -37,7 +37,7 @@ pub async fn run(url: String, options: PathOptions, position: Position, events: 
         let _ = events.send(Event::State(State::Connecting)).await;
         let error = match resolve(&url, &options, &http).await {
             Ok(resolved) => break resolved,
-            Err(error) => error,
+            Err(error) => port_probe::explain(&url, error).await,
         };
         unknown_since = error.is_unknown_stream().then(|| unknown_since.unwrap_or_else(Instant::now));
         let is_for_now = unknown_since.is_some_and(|since| since.elapsed() < UNKNOWN_PATIENCE);
@@ -238,6 +238,7 @@ impl Supervisor {
                     self.set_state(State::Waiting).await?;
                 }
             }
+            PathEvent::BurstChanged(burst) => self.send(Event::BurstChanged { path: id, burst }).await?,
             PathEvent::NotLive => {
                 self.end_log.note(std::time::Instant::now(), ());
                 self.set_state(State::Waiting).await?;

@@ -2,12 +2,14 @@
 //!
 //! Display names are `[HOST]:NUMBER[.SCREEN]` (X(7)); FFmpeg's x11grab appends `+X,Y`.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// Connects to the X server of `display` and disconnects.
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// Connects to the X server of `display`, waits for its answer and disconnects. No step waits longer than [`TIMEOUT`]: a server that
+/// hangs keeps its socket, and Xlib would wait for it without end.
 ///
 /// # Errors
 /// If the name is none of a display, or nothing answers there.
@@ -16,12 +18,16 @@ pub(super) fn connect(display: &str) -> io::Result<()> {
     let (host, number) = parse(display).ok_or_else(wrong)?;
     if host.is_empty() || host == "unix" {
         let path = format!("/tmp/.X11-unix/X{number}");
-        return local(&path);
+        return await_answer(local(&path)?);
     }
     let addresses = (host, X11_PORT.checked_add(number).ok_or_else(wrong)?).to_socket_addrs()?;
     let mut result = Err(wrong());
     for address in addresses {
-        result = TcpStream::connect_timeout(&address, TIMEOUT).map(drop);
+        result = TcpStream::connect_timeout(&address, TIMEOUT).and_then(|stream| {
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.set_write_timeout(Some(TIMEOUT))?;
+            await_answer(stream)
+        });
         if result.is_ok() {
             break;
         }
@@ -30,16 +36,38 @@ pub(super) fn connect(display: &str) -> io::Result<()> {
 }
 
 /// By the socket's file, or by its name in Linux' abstract namespace, which Xlib tries first.
-fn local(path: &str) -> io::Result<()> {
+fn local(path: &str) -> io::Result<Socket> {
     #[cfg(target_os = "linux")]
-    {
-        use std::os::linux::net::SocketAddrExt;
-        use std::os::unix::net::SocketAddr;
-        if UnixStream::connect_addr(&SocketAddr::from_abstract_name(path)?).is_ok() {
-            return Ok(());
-        }
+    if let Ok(socket) = local_to(&format!("\0{path}")) {
+        return Ok(socket);
     }
-    UnixStream::connect(path).map(drop)
+    local_to(path)
+}
+
+/// The standard library waits without end where a server's queue of connections is full.
+fn local_to(path: &str) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.set_write_timeout(Some(TIMEOUT))?;
+    socket.connect(&SockAddr::unix(path)?).map_err(in_words)?;
+    Ok(socket)
+}
+
+/// Asks the server for a connection without authorisation, and waits for the first byte of what it says: yes, no, or which authorisation it
+/// wants (X Window System Protocol, "Connection Setup").
+fn await_answer(mut stream: impl Read + Write) -> io::Result<()> {
+    let mut answer = [0];
+    stream.write_all(&SETUP).and_then(|()| stream.read_exact(&mut answer)).map_err(in_words)
+}
+
+fn in_words(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            let text = format!("its X server does not answer within {} s", TIMEOUT.as_secs());
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        }
+        _ => error,
+    }
 }
 
 /// The host, which may be empty, and the number of a display.
@@ -51,8 +79,10 @@ fn parse(display: &str) -> Option<(&str, u16)> {
 
 /// TCP port of display 0 (X(7)).
 const X11_PORT: u16 = 6000;
-/// An X server on another host answers within a round trip.
+/// An X server on another host answers within a round trip; one on a busy machine may take a while.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Little-endian, protocol 11.0, no authorisation.
+const SETUP: [u8; 12] = [b'l', 0, 11, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 #[cfg(test)]
 mod tests {
@@ -80,10 +110,33 @@ mod tests {
         assert_eq!(connect("here").unwrap_err().kind(), io::ErrorKind::InvalidInput);
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = server.local_addr().unwrap().port();
-        if let Some(number) = port.checked_sub(X11_PORT) {
-            connect(&format!("127.0.0.1:{number}")).unwrap();
-            drop(server);
-            assert!(connect(&format!("127.0.0.1:{number}")).is_err());
+        let Some(number) = port.checked_sub(X11_PORT) else { return };
+        let display = format!("127.0.0.1:{number}");
+        let answering = std::thread::spawn(move || {
+            let (mut client, _) = server.accept().unwrap();
+            let mut setup = [0; SETUP.len()];
+            client.read_exact(&mut setup).unwrap();
+            // "Failed": it does not know us, but it is there.
+            client.write_all(&[0]).unwrap();
+        });
+        connect(&display).unwrap();
+        answering.join().unwrap();
+        assert!(connect(&display).is_err());
+    }
+
+    #[test]
+    fn a_server_that_hangs_is_not_waited_for_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("X1");
+        // It accepts no connection: the first wait in its queue, and the rest for a place in that.
+        let server = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        server.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        server.listen(0).unwrap();
+        let path = path.to_str().unwrap();
+        let mut waiting = local_to(path).unwrap();
+        waiting.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        for error in [await_answer(&mut waiting).unwrap_err(), local_to(path).unwrap_err()] {
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
         }
     }
 }

@@ -3,6 +3,7 @@
 //! [`media::hls::client`] decides what to fetch next and when to reload the playlist; this module sends the requests, each with a deadline and a
 //! size limit. RFC 8216 §6.3; for parts RFC 8216bis §6.3.
 
+mod burst;
 mod choose;
 mod parts;
 mod reader;
@@ -19,12 +20,13 @@ use media::select::PathProfile;
 use tokio::sync::Mutex;
 use tracing::warn;
 
+use self::burst::ReportedBurst;
 use self::choose::choose;
 use self::requests::{media_playlist, unsupported};
 use self::state::{HlsState, MAX_ATTEMPTS};
 use super::path::{Cost, OpenContext, Opening, PathSource, Source, Transport, UrlPaths, UrlRequest};
 use super::timing_poll::run_alongside;
-use super::{Error, EventSender, PathEvent};
+use super::{Error, EventSender, PathEvent, port_probe};
 
 /// HLS by parts, as they are made.
 pub(super) static LOW_LATENCY: Transport = Transport {
@@ -85,7 +87,13 @@ impl PathSource for HlsSource {
     fn open<'a>(&'a self, context: OpenContext, events: &'a EventSender) -> Opening<'a> {
         Box::pin(async move {
             let path = run(self, &context, events);
-            run_alongside(path, context.api.clone(), &context.position, events).await
+            let result = run_alongside(path, context.api.clone(), &context.position, events).await;
+            match result {
+                Err(error) if context.api.is_none() && context.position.resume_point().is_none() => {
+                    Err(port_probe::explain(&self.url, error).await)
+                }
+                result => result,
+            }
         })
     }
 }
@@ -131,22 +139,22 @@ async fn run(source: &HlsSource, context: &OpenContext, events: &EventSender) ->
         LowLatency::Require if has_parts(&first) => true,
         LowLatency::Require => return Err(unsupported(url, "the playlist lists no parts that can be waited for")),
     };
-    let burst = first.part_target.filter(|_| by_parts).unwrap_or(first.target_duration);
+    let burst = ReportedBurst::new(by_parts, &first);
     let transport = Some(if by_parts { &LOW_LATENCY } else { &SEGMENTS });
-    if events.send(PathEvent::Opened { burst, complete, transport }).await.is_err() {
+    if events.send(PathEvent::Opened { burst: burst.last(), complete, transport }).await.is_err() {
         return Ok(());
     }
     let result = if by_parts {
         state.part_failures += 1;
         // Other paths may have delivered more since this one was open, so resume at the playback position.
         let entry = parts::entry(&context.position).filter(|_| !context.is_only_path);
-        let result = parts::run(state, first, base, http, entry, events).await;
+        let result = parts::run(state, (first, base), burst, http, entry, events).await;
         if state.part_failures >= MAX_ATTEMPTS && *low_latency == LowLatency::Prefer {
             warn!(url, "low-latency playback (parts) failed repeatedly: switching to whole segments");
         }
         result
     } else {
-        segments::run(state, first, base, http, events).await
+        segments::run(state, (first, base), burst, http, events).await
     };
     if result.is_ok() {
         // If the stream starts again, it has a new playlist.

@@ -19,6 +19,7 @@ use tracing::debug;
 
 use super::super::http::HttpClient;
 use super::super::{Error, EventSender, PathEvent, Position};
+use super::burst::ReportedBurst;
 use super::reader::SegmentReader;
 use super::requests::{chunk, get, init, media_playlist, unsupported};
 use super::segments::PlaylistGrowth;
@@ -28,8 +29,8 @@ use super::state::{HlsState, MAX_ATTEMPTS, MAX_SEGMENT, RETRY_PAUSE};
 /// continues at the last position.
 pub(super) async fn run(
     state: &mut HlsState,
-    first: MediaPlaylist,
-    base: String,
+    (first, base): (MediaPlaylist, String),
+    mut burst: ReportedBurst,
     http: &HttpClient,
     entry: Option<StartPosition>,
     events: &EventSender,
@@ -70,6 +71,9 @@ pub(super) async fn run(
                 if growth.has_stopped(state.started.elapsed(), &playlist)
                     && events.send(PathEvent::Stalled).await.is_err()
                 {
+                    return Ok(());
+                }
+                if burst.update(&playlist, events).await.is_err() {
                     return Ok(());
                 }
                 state.parts.on_playlist(playlist);

@@ -11,6 +11,7 @@ use tracing::debug;
 
 use super::super::http::HttpClient;
 use super::super::{Closed, Error, EventSender, PathEvent};
+use super::burst::ReportedBurst;
 use super::reader::SegmentReader;
 use super::requests::{chunk, get, init, media_playlist, unsupported};
 use super::state::{HlsState, MAX_ATTEMPTS, MAX_SEGMENT, RETRY_PAUSE};
@@ -18,8 +19,8 @@ use super::state::{HlsState, MAX_ATTEMPTS, MAX_SEGMENT, RETRY_PAUSE};
 /// Plays from `first`, whose URIs are relative to `base`, until the playlist ends (`Ok`) or the path fails.
 pub(super) async fn run(
     state: &mut HlsState,
-    first: hls::MediaPlaylist,
-    mut base: String,
+    (first, mut base): (hls::MediaPlaylist, String),
+    mut burst: ReportedBurst,
     http: &HttpClient,
     events: &EventSender,
 ) -> Result<(), Error> {
@@ -41,6 +42,9 @@ pub(super) async fn run(
                     Ok((playlist, now_at)) => {
                         (failed_loads, base) = (0, now_at);
                         if growth.has_stopped(began, &playlist) && events.send(PathEvent::Stalled).await.is_err() {
+                            return Ok(());
+                        }
+                        if burst.update(&playlist, events).await.is_err() {
                             return Ok(());
                         }
                         state.playlist_client.on_playlist(began, playlist);
