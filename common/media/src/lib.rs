@@ -17,6 +17,7 @@ mod derived;
 pub mod flv;
 pub mod fmp4;
 pub mod frame_counter;
+mod gop_duration;
 pub mod high_water;
 pub mod hls;
 pub mod latency;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::access_unit::{AccessUnit, Epoch, TrackId};
 use crate::catalog::Catalog;
 use crate::derived::Derived;
+use crate::gop_duration::GopDurations;
 use crate::time::Timestamp;
 use crate::track_order::TrackOrder;
 
@@ -70,9 +71,9 @@ pub struct LiveWindow {
     total_weight: u64,
     /// What to add to a DTS of the newest epoch to get the window's own clock.
     offset: i64,
-    /// Where the newest GOP of the newest epoch starts, by the window's own clock.
-    newest_start: Option<i64>,
-    /// Milliseconds between the newest two starts of GOPs in the newest epoch; zero before the second.
+    /// The GOPs of the newest epoch.
+    durations: GopDurations,
+    /// Duration of the newest complete one in milliseconds; zero before the first.
     last_gop: i64,
 }
 
@@ -88,7 +89,7 @@ impl LiveWindow {
             weight: 0,
             total_weight: 0,
             offset: 0,
-            newest_start: None,
+            durations: GopDurations::default(),
             last_gop: 0,
         }
     }
@@ -102,7 +103,7 @@ impl LiveWindow {
         let newest = self.entries.back().map(|last| (last.unit.epoch, last.at));
         if newest.is_none_or(|(epoch, _)| epoch != unit.epoch) {
             self.offset = newest.map_or(0, |(_, at)| at).saturating_sub(unit.dts.as_millis());
-            (self.newest_start, self.last_gop) = (None, 0);
+            (self.durations, self.last_gop) = (GopDurations::default(), 0);
         }
         // By the epoch's own clock: relative to the unit before, the distance between two tracks would be added repeatedly.
         let at = newest.map_or(0, |(_, at)| at).max(self.offset.saturating_add(unit.dts.as_millis()));
@@ -113,7 +114,9 @@ impl LiveWindow {
         self.weight += weight;
         if starts_gop {
             self.gops.push_back(self.next_position);
-            self.last_gop = self.newest_start.replace(at).map_or(0, |before| at - before);
+        }
+        if catalog.video().is_none_or(|video| video.id == unit.track) {
+            self.last_gop = self.durations.observe(at, starts_gop).unwrap_or(self.last_gop);
         }
         self.entries.push_back(Entry {
             position: self.next_position,
@@ -157,11 +160,11 @@ impl LiveWindow {
         self.gops.iter().rev().copied().find(|start| *start <= position)
     }
 
-    /// Media time between the starts of the newest two GOPs of this epoch, or from the newest start to the newest unit if that is longer. `None` if
-    /// the epoch has no start of a GOP yet.
+    /// Media time between the starts of the newest two GOPs of this epoch, or from the newest start to the newest picture if that is longer; a pause
+    /// of the pictures does not count. `None` if the epoch has no start of a GOP yet, or nothing is held.
     pub fn gop_duration(&self) -> Option<Duration> {
-        let open = self.entries.back()?.at - self.newest_start?;
-        Some(Duration::from_millis(self.last_gop.max(open).max(0) as u64))
+        let open = self.durations.open().filter(|_| !self.entries.is_empty())?;
+        Some(Duration::from_millis(self.last_gop.max(open) as u64))
     }
 
     /// The units from `position` on, oldest first; from the oldest unit if that position has left the window.

@@ -8,6 +8,12 @@
 //! pictures. Such a segment cannot be decoded by itself, so from then on [`SegmentWindow::independent`] is false and the playlist no longer claims
 //! `EXT-X-INDEPENDENT-SEGMENTS`.
 //!
+//! # Where parts end
+//!
+//! A part ends at the picture nearest to the duration aimed at, and holds what arrived before its end and lies before it. Where pictures are away or late,
+//! parts of `PART-TARGET` end between them, so that the sound goes on; a late picture is in the part in progress, since earlier ones may have been listed.
+//! What has been listed never changes: no date, no duration, no part.
+//!
 //! # Discontinuities
 //!
 //! There is a discontinuity where another epoch begins, where a track joins, leaves or changes its configuration, and where the timeline has a
@@ -20,8 +26,6 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-
-use bytes::Bytes;
 
 use super::config::{SegmenterConfig, SegmenterCounters};
 use super::segment::{Init, Part, Segment, SegmentWindow};
@@ -111,16 +115,6 @@ impl<S: SegmentStore> Segmenter<S> {
         Arc::clone(&self.window)
     }
 
-    /// The init segment with this [id](Init::id), while a segment that needs it is available.
-    pub fn init(&self, id: u64) -> Option<Bytes> {
-        self.window.init(id)
-    }
-
-    /// The bytes of the segment with this media sequence number, while it is available.
-    pub fn segment(&self, msn: u64) -> Option<Vec<Bytes>> {
-        self.window.segment(msn)
-    }
-
     /// The counters so far.
     pub fn counters(&self) -> SegmenterCounters {
         self.counters
@@ -135,7 +129,7 @@ impl<S: SegmentStore> Segmenter<S> {
     fn apply_catalog(&mut self, catalog: &Arc<Catalog>, unit: &AccessUnit) {
         let Some(timeline) = self.timeline.as_mut().filter(|timeline| timeline.catalog.epoch == catalog.epoch) else {
             self.close_all();
-            self.targets.on_other_tracks();
+            self.targets.on_other_tracks(true);
             let is_first = self.next_msn == self.config.first_sequence;
             self.timeline = init(catalog).map(|init| Timeline::new(catalog, init, self.fragment_sequence, !is_first));
             return;
@@ -145,6 +139,10 @@ impl<S: SegmentStore> Segmenter<S> {
         }
         timeline.catalog = Arc::clone(catalog);
         let Some(init) = init(catalog) else { return };
+        if init.id != timeline.init.id {
+            self.release_held(false);
+        }
+        let Some(timeline) = &self.timeline else { return };
         if !timeline.waiting.is_empty() {
             // The previous change is not in force yet: units that wait for it must not be written with this one.
             self.switch_and_cut(unit);
@@ -184,17 +182,17 @@ impl<S: SegmentStore> Segmenter<S> {
 
     /// Closes the open segment before `unit` and starts the next one with the new init segment.
     fn switch_and_cut(&mut self, unit: &AccessUnit) {
+        self.release_held(false);
         let Some(timeline) = &mut self.timeline else { return };
         timeline.update_lead(unit);
         let at = timeline.time_of(unit);
-        let end = timeline.edge.map_or(at, |edge| edge.max(at));
-        self.close_segment(end, Some(unit));
+        self.close_all_units(Some(at), std::slice::from_ref(unit));
         let Some(timeline) = &mut self.timeline else { return };
         let Some(next) = timeline.next_init.take() else { return };
         // A clock that became known, or was corrected, changes no timestamp.
         if !same_tracks(&timeline.init.catalog, &next.catalog) {
             timeline.discontinuity_pending = true;
-            self.targets.on_other_tracks();
+            self.targets.on_other_tracks(false);
         }
         timeline.switch(next);
         for waiting in std::mem::take(&mut timeline.waiting) {
@@ -208,10 +206,11 @@ impl<S: SegmentStore> Segmenter<S> {
         self.update_window();
     }
 
-    /// Cuts before the unit if a segment or part ends there, then adds it.
+    /// Adds the unit to its segment and part, which it may end, if it can be written.
     fn append(&mut self, entry: &Entry) {
         let unit = &entry.unit;
         let limit = self.targets.max_segment_millis();
+        let pause = self.targets.max_part_millis();
         let Some(timeline) = &mut self.timeline else { return };
         if timeline.init.catalog.track(unit.track).is_none() {
             // A track of another rendition, or one that fMP4 cannot carry.
@@ -224,32 +223,56 @@ impl<S: SegmentStore> Segmenter<S> {
             return;
         }
         timeline.observe_sound(unit);
-        timeline.end_silence(unit);
+        let is_gap = timeline.gap_before(unit) > limit;
+        let ends_wait = timeline.ends_wait(unit);
+        if !ends_wait && !is_gap && timeline.waits_for_sound(unit, pause) {
+            timeline.held.push(entry.clone());
+            return;
+        }
+        if ends_wait || !is_gap {
+            timeline.end_silence(unit);
+        }
+        if ends_wait {
+            self.release_held(!unit.track.is_video());
+        }
+        self.add(entry);
+    }
+
+    /// Adds the pictures that were held after a pause. If no sound has come, the pause is silent.
+    fn release_held(&mut self, has_sound: bool) {
+        let Some(timeline) = &mut self.timeline else { return };
+        if !has_sound {
+            timeline.fill_pause();
+        }
+        std::mem::take(&mut timeline.held).iter().for_each(|entry| self.add(entry));
+    }
+
+    /// Cuts before the unit if a segment or part ends there, then adds it.
+    fn add(&mut self, entry: &Entry) {
+        let unit = &entry.unit;
+        let limit = self.targets.max_segment_millis();
+        let Some(timeline) = &mut self.timeline else { return };
         if !timeline.admits(unit) {
             self.counters.refused += 1;
             return;
         }
         timeline.update_lead(unit);
         let at = timeline.time_of(unit);
-        let is_primary = timeline.is_primary(unit.track);
-        let gap = timeline.edge.map_or(0, |edge| at - edge);
+        let (is_primary, gap) = (timeline.is_primary(unit.track), timeline.edge.map_or(0, |edge| at - edge));
         let step = timeline.primary_edge.map_or(0, |edge| (at - edge).clamp(0, MAX_STEP));
-        if is_primary && unit.random_access {
-            timeline.record_gop(at);
+        if is_primary {
+            timeline.observe_primary(at, unit.random_access);
         }
-        let start = if gap > limit {
+        if gap > limit {
             // The gap belongs to no segment: the previous segment ends with its own last unit.
-            timeline.discontinuity_pending = true;
-            let end = timeline.end().map_or(at, |end| end.min(at));
-            self.close_segment(end, None);
-            at
+            self.close_all_units(None, &[]);
         } else if is_primary {
             self.cut_before_primary(unit, at, step);
-            at
         } else {
-            self.cut_before_other(unit, at)
-        };
+            self.cut_before_other(unit, at);
+        }
         let Some(timeline) = &mut self.timeline else { return };
+        timeline.discontinuity_pending |= gap > limit;
         if is_primary {
             if gap <= limit {
                 timeline.step = timeline.step.max(step);
@@ -257,141 +280,148 @@ impl<S: SegmentStore> Segmenter<S> {
             timeline.primary_edge = timeline.primary_edge.max(Some(at));
         }
         timeline.edge = timeline.edge.max(Some(at));
-        timeline.add(start, entry);
+        timeline.add(at, entry);
     }
 
     /// Ends the segment or the part at this unit of the primary track, if it is due. `step` is the duration in milliseconds of the unit before it, and
     /// the expected duration of this one.
     fn cut_before_primary(&mut self, unit: &AccessUnit, at: Timestamp, step: i64) {
         let limit = self.targets.max_segment_millis();
-        let Some(timeline) = &self.timeline else { return };
+        let next = std::slice::from_ref(unit);
+        let Some(timeline) = &mut self.timeline else { return };
+        if timeline.is_silent {
+            timeline.fill_silence(at);
+        }
         let Some(open) = &timeline.open else { return };
+        // A picture that is late is in the part in progress: those before it may have been listed.
+        let is_late = at <= open.part_start;
+        let at = at.max(open.part_start);
         let elapsed = at - open.start;
         let ends_at_idr = unit.random_access && timeline.ends_at_idr(elapsed, self.config.segment_target, limit);
         let is_over = elapsed + timeline.step.max(step) > limit || open.bytes > self.config.bytes / SEGMENT_SHARE;
-        let is_idr = unit.random_access && timeline.has_pictures();
-        let ends_part = self.targets.ends_part(at - open.part_start, step, is_idr);
         if ends_at_idr || (is_over && open.is_not_empty()) {
-            self.close_segment(at, Some(unit));
-        } else if ends_part && open.has_primary_unit(timeline.has_pictures()) {
-            self.close_parts(at, std::slice::from_ref(unit));
+            // The part in progress may have been hinted, so it ends the segment if it has a unit.
+            let part = if is_late { self.targets.max_part_millis() } else { 0 };
+            let longest = open.start + Duration::from_millis(limit.unsigned_abs());
+            let end = (at + Duration::from_millis(part.unsigned_abs())).min(longest.max(at));
+            return self.close_segment(end, next);
+        }
+        let is_idr = unit.random_access && timeline.has_pictures();
+        let mut has_ended = self.close_overdue_parts(at, next, true);
+        let part_start = self.timeline.as_ref().and_then(|timeline| timeline.open.as_ref()).map(|open| open.part_start);
+        if part_start.is_some_and(|start| self.targets.ends_part(at - start, step, is_idr)) {
+            has_ended |= self.close_part(at, next);
+        }
+        if has_ended {
             self.update_window();
         }
     }
 
-    /// Ends the segment or part at a unit of another track if video has stopped, not if audio is merely ahead of it, or if the segment is too
-    /// large. Returns where a segment that begins with this unit starts: at the latest end of the previous segment, or else at `at`.
-    fn cut_before_other(&mut self, unit: &AccessUnit, at: Timestamp) -> Timestamp {
+    /// Ends segments or parts at a unit of another track if video has stopped, not if audio is merely ahead of it, or if the segment is too large.
+    fn cut_before_other(&mut self, unit: &AccessUnit, at: Timestamp) {
         let limit = self.targets.max_segment_millis();
-        let Some(open) = self.timeline.as_ref().and_then(|timeline| timeline.open.as_ref()) else { return at };
-        let segment_end = open.start + Duration::from_millis(limit.unsigned_abs());
-        if at - segment_end > MAX_AUDIO_LEAD {
-            self.split_segment(segment_end, std::slice::from_ref(unit));
-            segment_end
-        } else if open.bytes > self.config.bytes / SEGMENT_SHARE {
-            self.close_segment(at, Some(unit));
-            at
-        } else {
-            let until = Timestamp::from_millis(at.as_millis() - MAX_AUDIO_LEAD);
-            if self.close_overdue_parts(until, self.targets.max_part_millis(), std::slice::from_ref(unit)) {
-                self.update_window();
+        let next = std::slice::from_ref(unit);
+        while let Some(open) = self.timeline.as_ref().and_then(|timeline| timeline.open.as_ref()) {
+            let segment_end = open.start + Duration::from_millis(limit.unsigned_abs());
+            if at - segment_end > MAX_AUDIO_LEAD {
+                self.close_segment(segment_end, next);
+            } else if open.bytes > self.config.bytes / SEGMENT_SHARE {
+                return self.close_all_units(None, next);
+            } else {
+                let until = Timestamp::from_millis(at.as_millis() - MAX_AUDIO_LEAD);
+                if self.close_overdue_parts(until, next, true) {
+                    self.update_window();
+                }
+                return;
             }
-            at
         }
     }
 
-    /// Ends the part in progress at `end`, as several if it is longer than a part may be.
-    fn close_parts(&mut self, end: Timestamp, next: &[AccessUnit]) {
-        if let Some(open) = self.timeline.as_ref().and_then(|timeline| timeline.open.as_ref()) {
-            let longest = self.targets.even_part_millis(end - open.part_start);
-            self.close_overdue_parts(end, longest, next);
-        }
-        self.close_part(end, next);
-    }
-
-    /// Ends parts of `longest` ms before `until`, such as where pictures were away and sound went on. Each gets its own units; without a unit for it
-    /// there is no part. `next` is what follows. Returns whether a part ended.
-    fn close_overdue_parts(&mut self, until: Timestamp, longest: i64, next: &[AccessUnit]) -> bool {
-        let longest = Duration::from_millis(longest.unsigned_abs());
+    /// Ends parts before `until` where no picture ends them. Where nothing was sent for longer than a part, the part that was in progress goes on.
+    /// `next` is what follows, in this segment if it `continues`. Returns whether a part ended.
+    fn close_overdue_parts(&mut self, until: Timestamp, next: &[AccessUnit], continues: bool) -> bool {
+        let length = self.targets.max_part_millis();
+        let limit = Duration::from_millis(self.targets.max_segment_millis().unsigned_abs());
         let mut has_ended = false;
-        while let Some(timeline) = &mut self.timeline
+        while let Some(timeline) = &self.timeline
             && let Some(open) = &timeline.open
-            && open.part_start + longest < until
         {
-            let end = open.part_start + longest;
-            let is_before = |unit: &AccessUnit| timeline.time_of(unit) < end;
-            if open.units.iter().all(is_before) || !open.units.iter().any(is_before) {
+            // The last part of a segment must have a unit too.
+            let segment_end = if continues { open.start + limit } else { until };
+            let left = segment_end - open.part_start - length;
+            let length = if (1..length / 5).contains(&left) { length - length / 8 } else { length };
+            let end = open.part_start + Duration::from_millis(length.unsigned_abs());
+            if end >= until
+                || !timeline.can_end_part_at(end, length, if continues { next } else { &[] })
+                || !self.close_part(end, next)
+            {
                 break;
-            }
-            let (units, later): (Vec<_>, Vec<_>) = open.units.iter().cloned().partition(is_before);
-            timeline.replace_units(units);
-            self.close_part(end, &[&later, next].concat());
-            if let Some(timeline) = &mut self.timeline {
-                timeline.replace_units(later);
             }
             has_ended = true;
         }
         has_ended
     }
 
-    /// Makes a part of the units added since the last one. `next` are units that follow.
-    fn close_part(&mut self, end: Timestamp, next: &[AccessUnit]) {
-        let Some(timeline) = &mut self.timeline else { return };
+    /// Makes a part of the units before `end` that were added since the last one; those after it stay. `next` are units that follow. Returns whether
+    /// there is one.
+    fn close_part(&mut self, end: Timestamp, next: &[AccessUnit]) -> bool {
+        let Some(timeline) = &mut self.timeline else { return false };
+        if timeline.open.as_ref().is_none_or(|open| end <= open.part_start) {
+            return false;
+        }
         timeline.fill_silence(end);
-        let Some(open) = &mut timeline.open else { return };
-        if open.units.is_empty() {
-            return;
-        }
-        let units = std::mem::take(&mut open.units);
-        let next_dts = |id| next.iter().find(|unit| unit.track == id).map(|unit| unit.dts);
-        match timeline.fragmenter.fragment(&timeline.init.catalog, &units, next_dts) {
-            Ok(fragment) => {
-                let has_pictures = timeline.init.catalog.video().is_some();
-                // Only a part that begins with its IDR can be decoded from its start.
-                let first = units.iter().find(|unit| unit.track.is_video());
-                let independent = !has_pictures || first.is_some_and(|unit| unit.random_access);
-                open.parts.push(Part { duration: end.since(open.part_start), independent, fragment });
-                open.part_start = end.max(open.part_start);
-            }
-            Err(_) => self.counters.refused += units.len() as u64,
-        }
+        let units = timeline.take_units_before(end);
+        let Some(open) = timeline.open.as_mut().filter(|_| !units.is_empty()) else { return false };
+        let next_dts = |id| open.units.iter().chain(next).find(|unit| unit.track == id).map(|unit| unit.dts);
+        let fragment = timeline.fragmenter.fragment(&timeline.init.catalog, &units, next_dts);
         self.fragment_sequence = timeline.fragmenter.sequence();
+        let Ok(fragment) = fragment else {
+            self.counters.refused += units.len() as u64;
+            return false;
+        };
+        let has_pictures = timeline.init.catalog.video().is_some();
+        // Only a part that begins with its IDR can be decoded from its start.
+        let first = units.iter().find(|unit| unit.track.is_video());
+        let independent = !has_pictures || first.is_some_and(|unit| unit.random_access);
+        open.parts.push(Part { duration: end.since(open.part_start), independent, fragment });
+        open.part_start = end.max(open.part_start);
+        true
     }
 
-    /// Ends the segment in progress at `end`. What is too long for one segment, such as sound that went on without pictures, becomes several.
-    fn close_segment(&mut self, end: Timestamp, next: Option<&AccessUnit>) {
-        let next = next.map_or(&[][..], std::slice::from_ref);
+    /// Ends the segment in progress at `end`; the next one begins there, with the units from then on. What is too long for one segment, such as sound
+    /// that went on without pictures, becomes several.
+    fn close_segment(&mut self, end: Timestamp, next: &[AccessUnit]) {
         while let Some(open) = self.timeline.as_ref().and_then(|timeline| timeline.open.as_ref()) {
             let longest = open.start + Duration::from_millis(self.targets.max_segment_millis().unsigned_abs());
+            self.finish_segment(end.min(longest), next);
+            // Without units a short gap is better than a segment that is too long.
             if end <= longest {
-                return self.finish_segment(end, next);
-            }
-            if !self.split_segment(longest, next) {
-                // A short gap is better than a segment that is too long.
                 return;
             }
         }
     }
 
-    /// Ends the segment in progress at `end`; the next one begins there, with the units from then on. Returns whether there are any.
-    fn split_segment(&mut self, end: Timestamp, next: &[AccessUnit]) -> bool {
-        let later = self.timeline.as_mut().map(|timeline| timeline.take_units_from(end)).unwrap_or_default();
-        self.finish_segment(end, &[&later, next].concat());
-        if let Some(timeline) = &mut self.timeline {
-            timeline.add_units(end, &later);
+    /// Ends the segment in progress after all its units, at `at` if that is there.
+    fn close_all_units(&mut self, at: Option<Timestamp>, next: &[AccessUnit]) {
+        let longest = self.targets.max_part_millis();
+        if let Some(end) = self.timeline.as_ref().and_then(|timeline| timeline.last_end(longest, at)) {
+            self.close_segment(end, next);
         }
-        !later.is_empty()
     }
 
     fn finish_segment(&mut self, end: Timestamp, next: &[AccessUnit]) {
-        self.close_parts(end, next);
+        self.close_overdue_parts(end, next, false);
+        // Nothing was sent for a while before `end`: that belongs to the next segment, if the last part would be too long.
+        let longest = Duration::from_millis(self.targets.max_part_millis().unsigned_abs());
+        let part_end = self.timeline.as_ref().and_then(|timeline| timeline.end_of_units_within(longest));
+        let end = part_end.filter(|_| self.targets.are_fixed()).map_or(end, |part_end| part_end.min(end));
+        self.close_part(end, next);
         let Some(timeline) = &mut self.timeline else { return };
-        let Some(open) = timeline.open.take() else { return };
-        if open.parts.is_empty() {
-            timeline.discontinuity_pending |= open.discontinuity;
-            return;
-        }
-        let segment = timeline.segment(open, end);
+        // Without a unit for its last part, the segment ends with the part before it.
+        let parts_end = timeline.open.as_ref().filter(|open| !open.parts.is_empty()).map(|open| open.part_start);
+        let end = parts_end.unwrap_or(end);
+        let longest = Duration::from_millis(self.targets.max_segment_millis().unsigned_abs());
+        let Some(segment) = timeline.take_segment(end, longest) else { return };
         let is_first = std::mem::take(&mut timeline.init_is_provisional);
         let longest_gop = Duration::from_millis(timeline.longest_gop().unsigned_abs());
         let init = Arc::clone(&timeline.init);
@@ -406,10 +436,9 @@ impl<S: SegmentStore> Segmenter<S> {
         self.next_msn += 1;
         self.discontinuities = segment.discontinuity_sequence;
         self.independent &= segment.independent;
-        if let Some(first) = self.targets.new_list(&segment, longest_gop) {
+        if let Some(first) = self.targets.on_segment(&segment, longest_gop) {
             self.store.unlist_before(first);
         }
-        self.targets.on_segment(&segment, longest_gop);
         segment.lists_parts = !is_first || self.targets.allow_parts(&segment);
         let target_duration = Duration::from_secs(self.targets.target_duration().unwrap_or(0));
         self.store.push(Arc::new(segment), init, target_duration);
@@ -423,30 +452,29 @@ impl<S: SegmentStore> Segmenter<S> {
 
     /// Closes the open segment, as if nothing followed.
     fn close_all(&mut self) {
+        self.release_held(false);
         let Some(timeline) = &mut self.timeline else { return };
         if timeline.next_init.is_some()
             && let Some(last) = timeline.waiting.last().cloned()
         {
             self.switch_and_cut(&last.unit);
         }
-        if let Some(end) = self.timeline.as_ref().and_then(|timeline| timeline.last_end(self.targets.max_part_millis()))
-        {
-            self.close_segment(end, None);
-        }
+        self.close_all_units(None, &[]);
     }
 
     fn update_window(&mut self) {
         let segments = self.store.listed();
         let mut inits = self.store.inits();
         // The first segment of an init segment is shown when it is complete: until then a track may still join it, and it may begin a new list.
-        let timeline = self.timeline.as_ref().filter(|timeline| !timeline.init_is_provisional);
+        let timeline = self.timeline.as_mut().filter(|timeline| !timeline.init_is_provisional);
         let open = timeline.and_then(|timeline| {
-            let open = timeline.open.as_ref().filter(|open| !open.parts.is_empty())?;
+            let segment = timeline.listed_segment()?;
             if inits.iter().all(|init| init.id != timeline.init.id) {
                 inits.push(Arc::clone(&timeline.init));
             }
-            Some(Arc::new(self.numbered(timeline.segment(open.completed_parts(), open.part_start))))
+            Some(segment)
         });
+        let open = open.map(|segment| Arc::new(self.numbered(segment)));
         let first = segments.first();
         self.window = Arc::new(SegmentWindow {
             target_duration: self.targets.target_duration().unwrap_or(0),

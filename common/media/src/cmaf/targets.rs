@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::config::SegmenterConfig;
-use super::segment::Segment;
+use super::segment::{Part, Segment};
 
 /// The two target durations of a stream and the limits that follow from them.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Targets {
     part_target: Option<Duration>,
     /// Whether the tracks that fixed them are over, and the first segment of the next is not complete.
     is_provisional: bool,
+    /// Whether the parts of that segment are not listed yet.
+    hides_parts: bool,
     /// The segments that no client can have seen.
     unseen: Option<Unseen>,
 }
@@ -34,7 +36,15 @@ struct Unseen {
 impl Targets {
     pub(super) fn new(config: &SegmenterConfig) -> Self {
         let (segment_aim, part_aim) = (config.segment_target, config.part_target);
-        Self { segment_aim, part_aim, target_duration: None, part_target: None, is_provisional: false, unseen: None }
+        Self {
+            segment_aim,
+            part_aim,
+            target_duration: None,
+            part_target: None,
+            is_provisional: false,
+            hides_parts: false,
+            unseen: None,
+        }
     }
 
     /// `EXT-X-TARGETDURATION` in seconds, once it is fixed.
@@ -52,65 +62,65 @@ impl Targets {
         self.target_duration.filter(|_| !self.is_provisional).unwrap_or(MAX_TARGET) as i64 * 1000 + 499
     }
 
-    /// The longest duration of a part in milliseconds.
+    /// The longest duration of a part in milliseconds, at least 1; parts that end where no picture begins, as pictures are away or late, have it.
     pub(super) fn max_part_millis(&self) -> i64 {
-        self.part_target.unwrap_or_else(|| with_tolerance(self.part_aim)).as_millis() as i64
+        self.part_target.unwrap_or_else(|| with_tolerance(self.part_aim)).as_millis().max(1) as i64
     }
 
-    /// Whether no part of the segment is longer than `PART-TARGET`.
+    /// Whether no part of the complete segment is longer than `PART-TARGET`, or shorter than it may be.
     pub(super) fn allow_parts(&self, segment: &Segment) -> bool {
-        segment.parts.iter().all(|part| self.part_target.is_some_and(|target| part.duration <= target))
+        let Some(target) = self.part_target else { return false };
+        let (last, others) = segment.parts.split_last().expect("a segment has a part");
+        let is_long = |part: &Part| part.independent || part.duration * 100 >= target * MIN_PART_PERCENT as u32;
+        last.duration <= target && others.iter().all(|part| part.duration <= target && is_long(part))
     }
 
-    /// The duration in milliseconds of parts that divide `length` ms evenly, as few as possible.
-    pub(super) fn even_part_millis(&self, length: i64) -> i64 {
-        let limit = self.max_part_millis().max(1);
-        let parts = (length.max(1) + limit - 1) / limit;
-        (length + parts - 1) / parts
+    /// Whether clients may know them.
+    pub(super) fn are_fixed(&self) -> bool {
+        self.part_target.is_some() && !(self.is_provisional && self.hides_parts)
     }
 
-    /// Whether a part of `length` ms ends before a unit that will last `step` ms: when that is nearest to the duration aimed at, when the part
-    /// would otherwise exceed its target, and before an IDR if the part is long enough to end at all (RFC 8216bis §4.4.4.9). An IDR that comes
-    /// sooner stays within the part.
+    /// Whether a part of `length` ms ends before a unit that will last `step` ms: when that is nearest to the duration aimed at; and if it is long enough
+    /// to end at all (RFC 8216bis §4.4.4.9), before an IDR and when it would otherwise exceed its target. What comes sooner stays within the part.
     pub(super) fn ends_part(&self, length: i64, step: i64, is_idr: bool) -> bool {
         let aim = self.part_aim.as_millis() as i64;
         let limit = self.max_part_millis();
-        length * 2 + step >= aim * 2 || length + step > limit || (is_idr && length * 100 >= limit * MIN_PART_PERCENT)
+        let is_nearest = length >= step && length * 2 + step >= aim * 2;
+        let is_long = length * 100 >= limit * MIN_PART_PERCENT;
+        if self.are_fixed() {
+            is_long && (is_nearest || is_idr || length + step > limit)
+        } else {
+            is_nearest || is_long && is_idr
+        }
     }
 
     /// Fixes the targets by the first segment of a list, together with those that no client has seen. `longest_gop` predicts how long later segments
-    /// will be.
-    pub(super) fn on_segment(&mut self, segment: &Segment, longest_gop: Duration) {
-        let (duration, part) = (self.target_duration_for(segment, longest_gop), self.part_target_for(segment));
-        let unseen = self.unseen.get_or_insert(Unseen {
-            first_msn: segment.msn,
-            target_duration: 0,
-            part_target: Duration::ZERO,
-        });
+    /// will be. If `segment` is the first with other tracks and needs other targets, a new list begins: returns the media sequence number of its first
+    /// segment, which is this one or one that no client has seen.
+    pub(super) fn on_segment(&mut self, segment: &Segment, longest_gop: Duration) -> Option<u64> {
+        let duration = self.target_duration_for(segment, longest_gop);
+        let needed = self.part_target_for(segment);
+        let suits = |current: &Duration| needed <= *current && needed * 100 >= *current * MIN_PART_PERCENT as u32;
+        let part = self.part_target.filter(suits).unwrap_or(needed);
+        let other_duration = |current: u64| duration > current || duration * 2 <= current;
+        let differs = self.target_duration.is_some_and(other_duration) || self.part_target.is_some_and(|it| it != part);
+        let begins = std::mem::take(&mut self.is_provisional) && differs;
+        if begins {
+            (self.target_duration, self.part_target) = (None, None);
+        }
+        let none = Unseen { first_msn: segment.msn, target_duration: 0, part_target: Duration::ZERO };
+        let unseen = self.unseen.get_or_insert(none);
         unseen.target_duration = unseen.target_duration.max(duration);
         unseen.part_target = unseen.part_target.max(part);
         self.target_duration.get_or_insert(unseen.target_duration);
         self.part_target.get_or_insert(unseen.part_target);
+        begins.then_some(unseen.first_msn)
     }
 
-    /// A new broadcast has begun, or other tracks: the first segment may be of any length.
-    pub(super) fn on_other_tracks(&mut self) {
+    /// A new broadcast has begun, or other tracks: the first segment may be of any length. `hides_parts`: its parts are not listed before it is complete.
+    pub(super) fn on_other_tracks(&mut self, hides_parts: bool) {
         self.is_provisional = self.target_duration.is_some();
-    }
-
-    /// Forgets the targets if `segment`, the first with these tracks, needs others. Returns the media sequence number with which a new list then begins:
-    /// that of the segment, or of one that no client has seen.
-    pub(super) fn new_list(&mut self, segment: &Segment, longest_gop: Duration) -> Option<u64> {
-        let duration = self.target_duration_for(segment, longest_gop);
-        let other_duration = |current: u64| duration > current || duration * 2 <= current;
-        let part = self.part_target_for(segment);
-        let other_part = |current: Duration| part > current || part * 100 < current * MIN_PART_PERCENT as u32;
-        let differs = self.target_duration.is_some_and(other_duration) || self.part_target.is_some_and(other_part);
-        let begins = std::mem::take(&mut self.is_provisional) && differs;
-        begins.then(|| {
-            (self.target_duration, self.part_target) = (None, None);
-            self.unseen.map_or(segment.msn, |unseen| unseen.first_msn)
-        })
+        self.hides_parts = hides_parts;
     }
 
     /// Playlists have been shown: clients know all segments so far.
@@ -125,7 +135,13 @@ impl Targets {
         let mut durations: Vec<_> = others.iter().map(|part| part.duration).collect();
         durations.sort_unstable();
         let typical = durations.get(durations.len() / 2).copied().unwrap_or(last.duration);
-        with_tolerance(if typical * 4 < self.part_aim * 3 { self.part_aim } else { typical })
+        let limit = Duration::from_millis(self.max_part_millis().unsigned_abs());
+        match typical {
+            // Pictures were away for most of the segment: its parts say nothing about them.
+            _ if typical == limit => limit,
+            _ if typical * 4 < self.part_aim * 3 => with_tolerance(self.part_aim),
+            _ => with_tolerance(typical),
+        }
     }
 
     fn target_duration_for(&self, segment: &Segment, longest_gop: Duration) -> u64 {

@@ -10,6 +10,7 @@ use crate::catalog::Catalog;
 use crate::codec::Format;
 use crate::codec::silence::silence;
 use crate::fmp4::{self, Fragmenter, rendition};
+use crate::gop_duration::GopDurations;
 use crate::least_delay::LeastDelay;
 use crate::live_window::Entry;
 use crate::time::{Timestamp, WallClock};
@@ -36,9 +37,9 @@ pub(super) struct Timeline {
     pub(super) primary_edge: Option<Timestamp>,
     /// The longest interval between two units of the primary track, in milliseconds.
     pub(super) step: i64,
-    pub(super) newest_idr: Option<Timestamp>,
+    durations: GopDurations,
     /// Durations of the newest GOPs in milliseconds.
-    pub(super) gops: VecDeque<i64>,
+    gops: VecDeque<i64>,
     /// The last DTS by kind: audio, video.
     pub(super) last_dts: [Option<Timestamp>; 2],
     pub(super) open: Option<OpenSegment>,
@@ -56,6 +57,10 @@ pub(super) struct Timeline {
     pub(super) is_silent: bool,
     /// The first sound, if it came before the pictures.
     first_sound: Option<Timestamp>,
+    /// Pictures after a pause, until their sound tells how much of it is to be silent.
+    pub(super) held: Vec<Entry>,
+    /// Where the segment before the one in progress ended.
+    closed: Option<Timestamp>,
 }
 
 /// The segment in progress.
@@ -70,6 +75,8 @@ pub(super) struct OpenSegment {
     pub(super) bytes: usize,
     pub(super) part_start: Timestamp,
     pub(super) units: Vec<AccessUnit>,
+    /// Its date, once playlists have stated it.
+    date: Option<WallClock>,
 }
 
 impl Timeline {
@@ -86,7 +93,7 @@ impl Timeline {
             edge: None,
             primary_edge: None,
             step: 0,
-            newest_idr: None,
+            durations: GopDurations::default(),
             gops: VecDeque::new(),
             last_dts: [None; 2],
             open: None,
@@ -97,6 +104,8 @@ impl Timeline {
             sound_lag: 0,
             is_silent: false,
             first_sound: None,
+            held: Vec::new(),
+            closed: None,
         }
     }
 
@@ -117,10 +126,12 @@ impl Timeline {
     /// Adds silent frames to the segment in progress, which ends at `end`, where the sound is away while pictures go on: a player stops where one of
     /// its tracks ends. A reader of ours drops them ([`Fragmenter::mark_filler`]).
     pub(super) fn fill_silence(&mut self, end: Timestamp) {
-        let patience = if self.is_silent { SILENCE_MARGIN } else { SOUND_PATIENCE };
         // After a pause of both, the first picture may arrive before the last sound that precedes the pause.
-        let pictures_end = self.end().map_or(end, |pictures_end| pictures_end.min(end));
-        let end = pictures_end.as_millis() - self.sound_lag;
+        let (end, patience) = match self.end() {
+            Some(pictures_end) if !self.is_silent => (pictures_end.min(end), SOUND_PATIENCE),
+            _ => (end, SILENCE_MARGIN),
+        };
+        let end = end.as_millis() - self.sound_lag;
         self.is_silent |= self.add_silence(end - SILENCE_MARGIN, patience - SILENCE_MARGIN);
     }
 
@@ -194,14 +205,10 @@ impl Timeline {
         self.init = init;
     }
 
-    /// Whether the unit's DTS is greater than the last of its track and not negative. If so, it becomes the last.
-    pub(super) fn admits(&mut self, unit: &AccessUnit) -> bool {
-        let last = &mut self.last_dts[usize::from(unit.track.is_video())];
-        let rises = unit.dts >= Timestamp::ZERO && last.is_none_or(|last| unit.dts > last);
-        if rises {
-            *last = Some(unit.dts);
-        }
-        rises
+    /// Whether the unit's DTS is greater than the last of its track and not negative.
+    pub(super) fn admits(&self, unit: &AccessUnit) -> bool {
+        let last = self.last_dts[usize::from(unit.track.is_video())];
+        unit.dts >= Timestamp::ZERO && last.is_none_or(|last| unit.dts > last)
     }
 
     /// Whether `new` can be put in force within the open segment: it has every track of which there are units unchanged, and the clock.
@@ -228,12 +235,15 @@ impl Timeline {
         primary.max(self.edge)
     }
 
-    /// The estimated end if nothing follows. The last part is not longer than `longest_part` ms on account of the estimate.
-    pub(super) fn last_end(&self, longest_part: i64) -> Option<Timestamp> {
-        let (end, open) = (self.end()?, self.open.as_ref()?);
+    /// Where the segment in progress ends if all its units are to be in it: at `next`, where the next unit is, or else where its last unit is expected to
+    /// end; after its last unit in any case, and no more than `longest_part` ms after the start of its last part on account of the estimate. `None` if
+    /// no segment is in progress.
+    pub(super) fn last_end(&self, longest_part: i64, next: Option<Timestamp>) -> Option<Timestamp> {
+        let (end, open) = (next.or_else(|| self.end())?, self.open.as_ref()?);
         let Some(last) = open.units.iter().map(|unit| self.time_of(unit)).max() else { return Some(open.part_start) };
+        let after_last = last.max(open.part_start) + Duration::from_millis(1);
         let longest = open.part_start + Duration::from_millis(longest_part.unsigned_abs());
-        Some(end.min(longest.max(last + Duration::from_millis(1))))
+        Some(end.clamp(after_last, longest.max(after_last)))
     }
 
     /// Takes the composition time of an IDR as that of its GOP.
@@ -243,15 +253,14 @@ impl Timeline {
         }
     }
 
-    /// Notes that a GOP begins at `at`.
-    pub(super) fn record_gop(&mut self, at: Timestamp) {
-        if let Some(before) = self.newest_idr {
-            self.gops.push_back(at - before);
+    /// Notes a unit of the primary track at `at`.
+    pub(super) fn observe_primary(&mut self, at: Timestamp, random_access: bool) {
+        if let Some(gop) = self.durations.observe(at.as_millis(), random_access) {
+            self.gops.push_back(gop);
             if self.gops.len() > GOP_HISTORY {
                 self.gops.pop_front();
             }
         }
-        self.newest_idr = Some(at);
     }
 
     /// The unit's place on the presentation timeline, in decoding order: its DTS plus the composition time of its GOP's IDR.
@@ -296,57 +305,121 @@ impl Timeline {
     /// Adds a unit to the segment in progress; starts one at `start` if there is none.
     pub(super) fn add(&mut self, start: Timestamp, entry: &Entry) {
         let (unit, predecessor) = (&entry.unit, entry.predecessor_dts);
+        self.last_dts[usize::from(unit.track.is_video())] = Some(unit.dts);
         if self.order.must_state(unit, predecessor) {
             self.fragmenter.state_predecessor(unit.track, unit.dts, predecessor);
         }
         self.open_segment(start).add(unit);
     }
 
-    /// The segment in progress; starts one at `start` if there is none.
+    /// The segment in progress; starts one if there is none: at the end of the one before it, or at `start` after a discontinuity.
     fn open_segment(&mut self, start: Timestamp) -> &mut OpenSegment {
+        let start =
+            self.closed.map_or(start, |closed| if self.discontinuity_pending { closed.max(start) } else { closed });
         let discontinuity_pending = &mut self.discontinuity_pending;
         self.open.get_or_insert_with(|| OpenSegment::new(start, std::mem::take(discontinuity_pending)))
     }
 
-    /// Takes the units of the part in progress from `start` on.
-    pub(super) fn take_units_from(&mut self, start: Timestamp) -> Vec<AccessUnit> {
+    /// Takes the units of the part in progress that are before `end`; later ones stay.
+    pub(super) fn take_units_before(&mut self, end: Timestamp) -> Vec<AccessUnit> {
         let units = self.open.as_mut().map(|open| std::mem::take(&mut open.units)).unwrap_or_default();
-        let (units, later): (Vec<_>, Vec<_>) = units.into_iter().partition(|unit| self.time_of(unit) < start);
+        let (units, later) = units.into_iter().partition(|unit| self.time_of(unit) < end);
         if let Some(open) = &mut self.open {
-            open.bytes -= later.iter().map(unit_cost).sum::<usize>();
-            open.units = units;
+            open.units = later;
         }
-        later
+        units
     }
 
-    /// Adds units that were taken to the segment in progress; starts one at `start` if there is none.
-    pub(super) fn add_units(&mut self, start: Timestamp, units: &[AccessUnit]) {
-        units.iter().for_each(|unit| self.open_segment(start).add(unit));
+    /// Ends the segment in progress at `end`, by which all its parts have ended; the next one starts there with the units that are left. `None` if it
+    /// has no part: then it goes on, but not for longer than `longest`.
+    pub(super) fn take_segment(&mut self, end: Timestamp, longest: Duration) -> Option<Segment> {
+        let mut open = self.open.take()?;
+        let later = std::mem::take(&mut open.units);
+        let segment = (!open.parts.is_empty()).then(|| self.segment(&open, end));
+        self.discontinuity_pending |= segment.is_none() && open.discontinuity;
+        let is_over = segment.is_some() || end >= open.start + longest;
+        let start = if is_over { end } else { open.start };
+        self.closed = Some(start);
+        later.iter().for_each(|unit| self.open_segment(start).add(unit));
+        segment
     }
 
-    /// Replaces the units of the part in progress.
-    pub(super) fn replace_units(&mut self, units: Vec<AccessUnit>) {
-        if let Some(open) = &mut self.open {
-            open.units = units;
+    /// Milliseconds between the latest unit before this one, held or not, and this one; 0 or less if there is no gap.
+    pub(super) fn gap_before(&self, unit: &AccessUnit) -> i64 {
+        let held = self.held.last().map(|entry| self.time_of(&entry.unit));
+        self.edge.max(held).map_or(0, |edge| self.time_of(unit) - edge)
+    }
+
+    /// Whether this picture is the first after a pause of both tracks. Its sound, which comes next, tells how much of the pause is to be silent; until
+    /// then it is held, for a while.
+    pub(super) fn waits_for_sound(&self, unit: &AccessUnit, pause: i64) -> bool {
+        let can_be_silent = self.init.catalog.audio().is_some_and(|track| silence(&track.config).is_some());
+        let sounds = self.last_dts[usize::from(false)].is_some() && !self.is_silent;
+        unit.track.is_video() && can_be_silent && sounds && (!self.held.is_empty() || self.gap_before(unit) > pause)
+    }
+
+    /// Whether `unit` ends the wait of the pictures that are held: sound after the pause, or the last picture that is waited for.
+    pub(super) fn ends_wait(&self, unit: &AccessUnit) -> bool {
+        let Some(first) = self.held.first() else { return false };
+        let sound = self.last_dts[usize::from(false)];
+        match unit.track.kind {
+            TrackKind::Audio => unit.dts >= first.unit.dts || sound.is_none_or(|last| unit.dts - last > SILENCE_MARGIN),
+            TrackKind::Video => unit.dts - first.unit.dts > SOUND_PATIENCE,
         }
+    }
+
+    /// Adds silent frames up to the pictures that are held, since no sound has come.
+    pub(super) fn fill_pause(&mut self) {
+        if let Some(last) = self.held.last() {
+            let end = self.time_of(&last.unit).as_millis() - self.sound_lag;
+            self.is_silent |= self.add_silence(end - SILENCE_MARGIN, SILENCE_MARGIN);
+        }
+    }
+
+    /// Whether the part in progress has a unit before `end`, and one follows within the `next_length` ms after it, in the part or in `next`.
+    pub(super) fn can_end_part_at(&self, end: Timestamp, next_length: i64, next: &[AccessUnit]) -> bool {
+        let Some(open) = &self.open else { return false };
+        let mut following = open.units.iter().chain(next).map(|unit| self.time_of(unit) - end);
+        open.units.iter().any(|unit| self.time_of(unit) < end)
+            && following.any(|after| (0..next_length).contains(&after))
+    }
+
+    /// The end of the part in progress if it lasts `length` and all its units are within that.
+    pub(super) fn end_of_units_within(&self, length: Duration) -> Option<Timestamp> {
+        let open = self.open.as_ref()?;
+        let end = open.part_start + length;
+        (!open.units.is_empty() && open.units.iter().all(|unit| self.time_of(unit) < end)).then_some(end)
+    }
+
+    /// The date of `start`: by the publisher's clock, or by the least delay of what has arrived.
+    fn date(&self, start: Timestamp) -> WallClock {
+        let arrival_clock = WallClock::from_micros(self.delay.get().unwrap_or(0).saturating_mul(1000));
+        self.init.catalog.clock.unwrap_or(arrival_clock).at(start)
+    }
+
+    /// The segment in progress as far as its parts are complete; its date stays from now on. `None` if no part is.
+    pub(super) fn listed_segment(&mut self) -> Option<Segment> {
+        let open = self.open.as_ref().filter(|open| !open.parts.is_empty())?;
+        let (segment, date) = (self.segment(open, open.part_start), self.date(open.start));
+        let open = self.open.as_mut()?;
+        let date = *open.date.get_or_insert(date);
+        Some(Segment { program_date_time: date, ..segment })
     }
 
     /// The segment that `open` makes if it ends at `end`, not numbered yet.
-    pub(super) fn segment(&self, open: OpenSegment, end: Timestamp) -> Segment {
-        let arrival_clock = WallClock::from_micros(self.delay.get().unwrap_or(0).saturating_mul(1000));
-        let clock = self.init.catalog.clock.unwrap_or(arrival_clock);
+    fn segment(&self, open: &OpenSegment, end: Timestamp) -> Segment {
         Segment {
             msn: 0,
             discontinuity: open.discontinuity,
             discontinuity_sequence: 0,
-            program_date_time: clock.at(open.start),
+            program_date_time: open.date.unwrap_or_else(|| self.date(open.start)),
             duration: end.since(open.start),
             independent: open.independent.unwrap_or(true),
             init: self.init.id,
             bytes: open.parts.iter().map(|part| part.fragment.len()).sum(),
             pictures: open.pictures,
             lists_parts: true,
-            parts: open.parts,
+            parts: open.parts.clone(),
         }
     }
 }
@@ -362,6 +435,7 @@ impl OpenSegment {
             bytes: 0,
             part_start: start,
             units: Vec::new(),
+            date: None,
         }
     }
 
@@ -376,16 +450,6 @@ impl OpenSegment {
 
     pub(super) fn is_not_empty(&self) -> bool {
         !self.parts.is_empty() || !self.units.is_empty()
-    }
-
-    /// Whether the part in progress has a unit of the primary track.
-    pub(super) fn has_primary_unit(&self, has_pictures: bool) -> bool {
-        self.units.iter().any(|unit| unit.track.is_video() || !has_pictures)
-    }
-
-    /// A copy without the part in progress.
-    pub(super) fn completed_parts(&self) -> Self {
-        Self { parts: self.parts.clone(), units: Vec::new(), ..*self }
     }
 }
 
@@ -428,7 +492,7 @@ const SOUND_PATIENCE: i64 = 600;
 const PICTURES_PATIENCE: i64 = 3000;
 /// In milliseconds. Silence ends this long before the pictures, so that sound that comes back is not late.
 const SILENCE_MARGIN: i64 = 100;
-/// Bounds the silent frames that are added at once: ten seconds.
-const MAX_SILENCE: usize = 500;
+/// Bounds the silent frames that are added at once: more than the longest segment, of frames of 10 ms.
+const MAX_SILENCE: usize = 1100;
 /// In milliseconds. Sixteen B-frames at 5 frames per second take less.
 const MAX_COMPOSITION_LEAD: i64 = 4000;
