@@ -87,9 +87,9 @@ mod tests {
     use super::*;
     use crate::captured_log::captured_log;
 
-    fn write(level: u32, text: &CStr) {
+    fn write(level: c_int, text: &CStr) {
         // SAFETY: the format takes one string.
-        unsafe { ffi::av_log(std::ptr::null_mut(), level as c_int, c"%s\n".as_ptr(), text.as_ptr()) };
+        unsafe { ffi::av_log(std::ptr::null_mut(), level, c"%s\n".as_ptr(), text.as_ptr()) };
     }
 
     #[test]

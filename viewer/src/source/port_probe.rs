@@ -79,7 +79,7 @@ mod tests {
         let rtmp = Error::Rtmp { address: "a".to_owned(), source: rtmp::Error::Closed { waiting_for: "S0" } };
         for (scheme, error, answer, is_final, says) in [
             ("http", http, &b"\x03\0\0\0\0\0"[..], true, "is RTMP; try rtmp://"),
-            ("rtmp", rtmp, b"HTTP/1.1 400 Bad Request\r\n\r\n", true, "the peer speaks HTTP (check the port"),
+            ("rtmp", rtmp, b"HTTP/1.1 400 Bad Request\r\n\r\n", true, "the peer speaks HTTP"),
         ] {
             let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("{scheme}://{}/live/name", server.local_addr().unwrap());

@@ -99,9 +99,9 @@ impl Targets {
     /// segment, which is this one or one that no client has seen.
     pub(super) fn on_segment(&mut self, segment: &Segment, longest_gop: Duration) -> Option<u64> {
         let duration = self.target_duration_for(segment, longest_gop);
-        let needed = self.part_target_for(segment);
-        let suits = |current: &Duration| needed <= *current && needed * 100 >= *current * MIN_PART_PERCENT as u32;
-        let part = self.part_target.filter(suits).unwrap_or(needed);
+        // Parts that clients may know obey the target; so it stays.
+        let part =
+            self.part_target.filter(|_| self.allow_parts(segment)).unwrap_or_else(|| self.part_target_for(segment));
         let other_duration = |current: u64| duration > current || duration * 2 <= current;
         let differs = self.target_duration.is_some_and(other_duration) || self.part_target.is_some_and(|it| it != part);
         let begins = std::mem::take(&mut self.is_provisional) && differs;
