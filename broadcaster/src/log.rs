@@ -1,14 +1,13 @@
 //! Logging: `tracing` events to standard error, as text or JSON lines, with FFmpeg's log lines among them.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io::{IsTerminal, stderr};
 use std::time::Instant;
 
 use clap::ValueEnum;
 use command::LogLimiter;
 use command::log_filter::{self, InvalidFilter};
-use ffmpeg_next::ffi;
+use ffmpeg_log::Level;
 use parking_lot::Mutex;
 
 use crate::terminal::StatusLineWriter;
@@ -38,7 +37,7 @@ pub fn start(format: Option<LogFormat>) -> Result<LogFormat, InvalidFilter> {
         LogFormat::Text => subscriber.with_target(false).with_ansi(stderr().is_terminal()).try_init(),
         LogFormat::Json => subscriber.json().try_init(),
     };
-    route_ffmpeg();
+    ffmpeg_log::route(Level::Verbose, forward);
     Ok(format)
 }
 
@@ -58,62 +57,13 @@ impl Drop for FfmpegLogGuard {
     }
 }
 
-fn route_ffmpeg() {
-    // The prototype of `va_list` differs by architecture; elsewhere FFmpeg writes its errors, and only those, by itself.
-    // SAFETY: the callback is thread-safe, as FFmpeg demands, and lives for ever.
-    #[cfg(target_arch = "x86_64")]
-    unsafe {
-        ffi::av_log_set_level(ffi::AV_LOG_VERBOSE as c_int);
-        ffi::av_log_set_callback(Some(callback));
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    // SAFETY: sets an integer.
-    unsafe {
-        ffi::av_log_set_level(ffi::AV_LOG_ERROR as c_int)
-    };
-}
-
-#[cfg(target_arch = "x86_64")]
-unsafe extern "C" fn callback(
-    context: *mut c_void,
-    level: c_int,
-    format: *const c_char,
-    arguments: *mut ffi::__va_list_tag,
-) {
-    if level > ffi::AV_LOG_VERBOSE as c_int {
-        return;
-    }
-    let mut line = [0 as c_char; MAX_LINE_BYTES];
-    let mut with_prefix: c_int = 1;
-    // SAFETY: FFmpeg's own arguments, passed on once; the line is written within its size and ends in NUL.
-    let line = unsafe {
-        ffi::av_log_format_line2(
-            context,
-            level,
-            format,
-            arguments,
-            line.as_mut_ptr(),
-            MAX_LINE_BYTES as c_int,
-            &mut with_prefix,
-        );
-        CStr::from_ptr(line.as_ptr())
-    };
-    let line = line.to_string_lossy();
-    let line = line.trim();
-    if !line.is_empty() {
-        forward(level, line);
-    }
-}
-
 /// Logs an FFmpeg line one level lower than FFmpeg does: this program handles the errors and reports their outcome itself.
-fn forward(level: c_int, line: &str) {
-    let level = if IS_QUIET.get() { level.max(ffi::AV_LOG_INFO as c_int) } else { level };
-    if level <= ffi::AV_LOG_ERROR as c_int {
-        FAILURES.lock().note(Instant::now(), (level <= ffi::AV_LOG_FATAL as c_int, line.to_owned()));
-    } else if level <= ffi::AV_LOG_INFO as c_int {
-        tracing::debug!(target: "ffmpeg", "{line}");
-    } else {
-        tracing::trace!(target: "ffmpeg", "{line}");
+fn forward(level: Level, line: &str) {
+    let level = if IS_QUIET.get() { level.max(Level::Info) } else { level };
+    match level {
+        Level::Fatal | Level::Error => FAILURES.lock().note(Instant::now(), (level == Level::Fatal, line.to_owned())),
+        Level::Warning | Level::Info => tracing::debug!(target: "ffmpeg", "{line}"),
+        Level::Verbose => tracing::trace!(target: "ffmpeg", "{line}"),
     }
 }
 
@@ -135,7 +85,3 @@ static FAILURES: Mutex<LogLimiter<(bool, String)>> =
 
 /// Bounds the lines about failures within ten seconds: one failure takes several lines to explain.
 const FAILURE_LINES: u32 = 10;
-
-/// FFmpeg's own limit on a line.
-#[cfg(target_arch = "x86_64")]
-const MAX_LINE_BYTES: usize = 1024;
