@@ -20,9 +20,12 @@ pub enum Level {
     Verbose,
 }
 
+/// Is told a line and how severe it is, in any thread.
+pub type OnLine = fn(Level, &str);
+
 /// Gives each line to `on_line` from now on, in the thread that causes it, without line ends; those less severe than `least` are left out. The first
 /// call counts. `va_list` differs by architecture: only on x86-64 lines are routed; elsewhere FFmpeg writes its fatal ones to standard error itself.
-pub fn route(least: Level, on_line: fn(Level, &str)) {
+pub fn route(least: Level, on_line: OnLine) {
     let _ = ROUTE.set((least, on_line));
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the callback is thread-safe, as FFmpeg demands, and lives for ever.
@@ -80,7 +83,7 @@ fn severity(level: c_int) -> Option<Level> {
     limits.into_iter().find(|(limit, _)| level <= *limit as c_int).map(|(_, level)| level)
 }
 
-static ROUTE: OnceLock<(Level, fn(Level, &str))> = OnceLock::new();
+static ROUTE: OnceLock<(Level, OnLine)> = OnceLock::new();
 
 /// FFmpeg's own limit on a line.
 #[cfg(target_arch = "x86_64")]
