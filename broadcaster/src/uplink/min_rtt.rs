@@ -1,22 +1,22 @@
-//! Windowed minimum of the RTT: the RTT of a path without queues, as in BBR (draft-cardwell-iccrg-bbr-congestion-control §4.3). Pure: the
+//! Windowed minimum of the RTT: the RTT of a path without queues, as in BBR (draft-ietf-ccwg-bbr). Pure: the
 //! caller passes the time.
 //!
-//! A route may become longer at any time, by a handover between access points or by a change in the network. A minimum without a window would take
-//! the difference for a queue for ever.
+//! A route may become longer at any time, by a handover between access points or by a change in the network. A minimum without a window
+//! would take the difference for a queue for ever.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The minimum RTT of the last [`MIN_RTT_WINDOW`].
 #[derive(Clone, Debug, Default)]
-pub struct WindowedMinRtt {
+pub(super) struct WindowedMinRtt {
     /// Samples that no later one undercuts, oldest and smallest first.
     samples: VecDeque<(Instant, Duration)>,
 }
 
 impl WindowedMinRtt {
     /// Adds the sample `rtt`, and drops the samples that have left the window; `now` does not go back.
-    pub fn update(&mut self, rtt: Duration, now: Instant) {
+    pub(super) fn update(&mut self, rtt: Duration, now: Instant) {
         while self.samples.pop_back_if(|(_, later)| *later >= rtt).is_some() {}
         self.samples.push_back((now, rtt));
         while self.samples.pop_front_if(|(at, _)| now.saturating_duration_since(*at) > MIN_RTT_WINDOW).is_some() {}
@@ -27,13 +27,13 @@ impl WindowedMinRtt {
     }
 
     /// The minimum; `None` before the first sample. The last sample counts, however old it is.
-    pub fn value(&self) -> Option<Duration> {
+    pub(super) fn value(&self) -> Option<Duration> {
         self.samples.front().map(|(_, rtt)| *rtt)
     }
 }
 
 /// Longer than a queue lasts that rate control drains, and short enough that a longer route is soon known. BBR uses the same.
-pub const MIN_RTT_WINDOW: Duration = Duration::from_secs(10);
+pub(super) const MIN_RTT_WINDOW: Duration = Duration::from_secs(10);
 /// Bounds the memory: one sample every 40 ms, the frames of an ordinary stream.
 const MAX_SAMPLES: usize = 256;
 
