@@ -63,9 +63,10 @@ pub struct Init {
 /// The segments and parts of a stream that are available at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SegmentWindow {
-    /// `EXT-X-TARGETDURATION` in seconds. 0 until the first segment is complete; never changes after that.
+    /// `EXT-X-TARGETDURATION` in seconds. 0 until the first segment is complete; changes only with a new list.
     pub target_duration: u64,
-    /// `PART-TARGET`: no part is longer, unless a single video frame is. Zero until the first segment is complete; never changes after that.
+    /// `PART-TARGET`: no part is longer, unless nothing was sent for longer than that. Zero until the first segment is complete; changes only with a new
+    /// list.
     pub part_target: Duration,
     /// Whether parts are listed and may be requested before they exist.
     pub low_latency: bool,

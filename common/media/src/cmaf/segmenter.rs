@@ -224,7 +224,7 @@ impl<S: SegmentStore> Segmenter<S> {
         }
         timeline.observe_sound(unit);
         let is_gap = timeline.gap_before(unit) > limit;
-        let ends_wait = timeline.ends_wait(unit);
+        let ends_wait = timeline.ends_wait(unit, self.config.bytes / WAITING_SHARE);
         if !ends_wait && !is_gap && timeline.waits_for_sound(unit, pause) {
             timeline.held.push(entry.clone());
             return;
@@ -496,5 +496,5 @@ impl<S: SegmentStore> Segmenter<S> {
 const MAX_AUDIO_LEAD: i64 = 1000;
 /// One segment may take this fraction (1/8) of the bytes that may be stored, so that several can be listed.
 const SEGMENT_SHARE: usize = 8;
-/// Units that wait for the next IDR may take this fraction (1/64) of the bytes that may be stored.
+/// Units that wait for the next IDR, or for sound after a pause, may take this fraction (1/64) of the bytes that may be stored.
 const WAITING_SHARE: usize = 64;

@@ -335,7 +335,8 @@ impl Timeline {
     pub(super) fn take_segment(&mut self, end: Timestamp, longest: Duration) -> Option<Segment> {
         let mut open = self.open.take()?;
         let later = std::mem::take(&mut open.units);
-        let segment = (!open.parts.is_empty()).then(|| self.segment(&open, end));
+        let parts = std::mem::take(&mut open.parts);
+        let segment = (!parts.is_empty()).then(|| self.segment(&open, parts, end));
         self.discontinuity_pending |= segment.is_none() && open.discontinuity;
         let is_over = segment.is_some() || end >= open.start + longest;
         let start = if is_over { end } else { open.start };
@@ -358,9 +359,12 @@ impl Timeline {
         unit.track.is_video() && can_be_silent && sounds && (!self.held.is_empty() || self.gap_before(unit) > pause)
     }
 
-    /// Whether `unit` ends the wait of the pictures that are held: sound after the pause, or the last picture that is waited for.
-    pub(super) fn ends_wait(&self, unit: &AccessUnit) -> bool {
+    /// Whether `unit` ends the wait of the pictures that are held: sound after the pause, the last picture that is waited for, or more than `max_bytes`.
+    pub(super) fn ends_wait(&self, unit: &AccessUnit, max_bytes: usize) -> bool {
         let Some(first) = self.held.first() else { return false };
+        if self.held.iter().map(|entry| unit_cost(&entry.unit)).sum::<usize>() > max_bytes {
+            return true;
+        }
         let sound = self.last_dts[usize::from(false)];
         match unit.track.kind {
             TrackKind::Audio => unit.dts >= first.unit.dts || sound.is_none_or(|last| unit.dts - last > SILENCE_MARGIN),
@@ -400,14 +404,14 @@ impl Timeline {
     /// The segment in progress as far as its parts are complete; its date stays from now on. `None` if no part is.
     pub(super) fn listed_segment(&mut self) -> Option<Segment> {
         let open = self.open.as_ref().filter(|open| !open.parts.is_empty())?;
-        let (segment, date) = (self.segment(open, open.part_start), self.date(open.start));
+        let (segment, date) = (self.segment(open, open.parts.clone(), open.part_start), self.date(open.start));
         let open = self.open.as_mut()?;
         let date = *open.date.get_or_insert(date);
         Some(Segment { program_date_time: date, ..segment })
     }
 
-    /// The segment that `open` makes if it ends at `end`, not numbered yet.
-    fn segment(&self, open: &OpenSegment, end: Timestamp) -> Segment {
+    /// The segment that `open` makes of `parts` if it ends at `end`, not numbered yet.
+    fn segment(&self, open: &OpenSegment, parts: Vec<Part>, end: Timestamp) -> Segment {
         Segment {
             msn: 0,
             discontinuity: open.discontinuity,
@@ -416,10 +420,10 @@ impl Timeline {
             duration: end.since(open.start),
             independent: open.independent.unwrap_or(true),
             init: self.init.id,
-            bytes: open.parts.iter().map(|part| part.fragment.len()).sum(),
+            bytes: parts.iter().map(|part| part.fragment.len()).sum(),
             pictures: open.pictures,
             lists_parts: true,
-            parts: open.parts.clone(),
+            parts,
         }
     }
 }

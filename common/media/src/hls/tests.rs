@@ -490,6 +490,18 @@ fn segments_are_cut_by_audio_after_video_stops() {
 }
 
 #[test]
+fn pictures_that_wait_for_sound_after_a_pause_are_bounded_in_bytes() {
+    for (bytes, waits) in [(256 << 20, true), (64 << 10, false)] {
+        let settings = SegmenterConfig { bytes, ..SegmenterConfig::default() };
+        let mut stream = Stream::new(settings, catalog(1, &[video(), sound()]));
+        stream.both(0, 4400, 1000);
+        let changes = stream.changes;
+        (5000..5160).step_by(40).for_each(|dts| stream.push(TrackId::VIDEO, dts, 0, false, 1000));
+        assert_eq!(stream.changes == changes, waits, "{bytes} bytes");
+    }
+}
+
+#[test]
 fn a_publisher_after_the_end_starts_a_new_list() {
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 3000, 1000);
