@@ -14,7 +14,7 @@ pub enum Level {
     Error,
     /// Something looks wrong, and may go on well.
     Warning,
-    /// News.
+    /// What a program does, such as the encoder's settings.
     Info,
     /// What is of use in a search for a fault.
     Verbose,
