@@ -10,15 +10,6 @@ use super::Error;
 use super::connection::Connection;
 use super::session::ClientSession;
 
-/// One measurement of the RTT, queueing included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RttSample {
-    /// The RTT.
-    pub rtt: Duration,
-    /// When it was measured.
-    pub at: std::time::Instant,
-}
-
 /// Pings a Nearcast server to measure the RTT and to detect that it is gone. Other servers are not pinged, because many do not answer.
 pub(super) struct RttProbe {
     started: Instant,
@@ -29,13 +20,16 @@ pub(super) struct RttProbe {
     overdue: bool,
     interval: Duration,
     pub(super) round_trip: Option<Duration>,
-    /// When the last answer arrived.
-    answered: Instant,
+    /// The RTT before the last one.
+    previous: Duration,
+    /// The minimum RTT of the connection; `Duration::MAX` before the first.
+    min_rtt: Duration,
 }
 
 impl RttProbe {
     pub(super) fn new(interval: Duration) -> Self {
         let now = Instant::now();
+        let (previous, min_rtt) = (Duration::ZERO, Duration::MAX);
         Self {
             started: now,
             next: now,
@@ -43,18 +37,22 @@ impl RttProbe {
             overdue: false,
             interval,
             round_trip: None,
-            answered: now,
+            previous,
+            min_rtt,
         }
     }
 
-    /// The last answer; `None` before the first.
-    pub(super) fn sample(&self) -> Option<RttSample> {
-        Some(RttSample { rtt: self.round_trip?, at: self.answered.into_std() })
+    /// The smaller of the last two RTTs, or the age of the oldest ping in flight, above the minimum RTT: a burst delays one measurement, a
+    /// standing queue delays both.
+    pub(super) fn queue_delay(&self, now: Instant) -> Option<Duration> {
+        let min_rtt = self.min_rtt()?;
+        let pending = self.pending.front().map_or(Duration::ZERO, |(_, since)| now - *since);
+        let last = self.round_trip?.min(self.previous).max(pending);
+        Some(last.saturating_sub(min_rtt))
     }
 
-    /// The age of the oldest ping in flight: the RTT is at least as long. Zero without one.
-    pub(super) fn outstanding(&self, now: Instant) -> Duration {
-        self.pending.front().map_or(Duration::ZERO, |(_, since)| now - *since)
+    pub(super) fn min_rtt(&self) -> Option<Duration> {
+        (self.min_rtt != Duration::MAX).then_some(self.min_rtt)
     }
 
     pub(super) fn next(&self) -> Instant {
@@ -94,34 +92,12 @@ impl RttProbe {
         let Some(place) = self.pending.iter().position(|(pending, _)| *pending == stamp) else { return };
         // Answers arrive in order.
         let Some((_, since)) = self.pending.drain(..=place).next_back() else { return };
-        self.answered = Instant::now();
-        self.round_trip = Some(self.answered - since);
+        let round_trip = since.elapsed();
+        self.previous = self.round_trip.replace(round_trip).unwrap_or_default();
+        self.min_rtt = self.min_rtt.min(round_trip);
         self.overdue = false;
     }
 }
 
 /// Bounds the pings in flight: about three seconds at the interval of a publisher.
 const MAX_PENDING_PINGS: usize = 32;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_ping_in_flight_bounds_the_rtt_from_below() {
-        let ms = Duration::from_millis;
-        let mut probe = RttProbe::new(ms(100));
-        assert_eq!((probe.sample(), probe.outstanding(Instant::now())), (None, ms(0)));
-        for stamp in [0, 100] {
-            probe.pending.push_back((stamp, Instant::now()));
-            tokio::time::sleep(ms(100)).await;
-        }
-        assert_eq!(probe.outstanding(Instant::now()), ms(200));
-        probe.pong(0);
-        let at = Instant::now().into_std();
-        assert_eq!(
-            (probe.sample(), probe.outstanding(Instant::now())),
-            (Some(RttSample { rtt: ms(200), at }), ms(100))
-        );
-    }
-}

@@ -14,9 +14,7 @@ use bytes::Bytes;
 use media::codec::{Codec, CodecConfig, Format};
 use media::latency::{StageTimes, TimingReport, UnitTiming};
 use media::live_window::{Bounds, ReadBatch};
-use media::{
-    AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, TrackId, TrackKind, TrackOrder, WallClock,
-};
+use media::{AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, TrackId, TrackOrder, WallClock};
 use parking_lot::Mutex;
 use quinn::Endpoint;
 use tokio::sync::{Notify, mpsc, watch};
@@ -25,8 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::server::Ended;
 use super::wire::{ALPN, Proof, ReceivedUnit, RefusalCode, Start};
 use super::{
-    Delivery, Event, Grant, SendGate, Side, StreamSource, Subscription, SubscriptionObserver, accept, subscribe,
-    transport,
+    Delivery, Event, SendGate, Side, StreamSource, Subscription, SubscriptionObserver, accept, subscribe, transport,
 };
 use crate::sim::Network;
 use crate::trust::{Identity, Pin, tls};
@@ -44,8 +41,6 @@ struct TestStream {
     has_read: Notify,
     first_sends: AtomicUsize,
     capacity: watch::Sender<bool>,
-    /// The last queueing delay that a sender measured.
-    queue_delay: Mutex<Duration>,
 }
 
 impl TestStream {
@@ -61,7 +56,6 @@ impl TestStream {
             has_read: Notify::new(),
             first_sends: AtomicUsize::new(0),
             capacity: watch::Sender::new(true),
-            queue_delay: Mutex::default(),
         })
     }
 
@@ -145,11 +139,6 @@ impl StreamSource for TestStream {
 }
 
 impl SendGate for TestStream {
-    fn acquire(&self, _kind: TrackKind, wanted: usize, queue_delay: Duration) -> Grant {
-        *self.queue_delay.lock() = queue_delay;
-        Grant::Bytes(wanted)
-    }
-
     fn capacity_available(&self) -> Option<watch::Receiver<bool>> {
         Some(self.capacity.subscribe())
     }
