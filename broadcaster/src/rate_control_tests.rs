@@ -211,6 +211,24 @@ fn a_disconnect_does_not_lower_the_target() {
     assert_eq!(narrow.target(start + Duration::from_secs(30)), 400_000);
 }
 
+/// The push's RTT grows by 160 ms for good, without a queue.
+#[test]
+fn a_longer_route_does_not_pin_the_target() {
+    let start = Instant::now();
+    let mut follow = EncoderRateController::new(2_500_000, start);
+    let mut min_rtt = net::min_rtt::WindowedMinRtt::default();
+    for t in (0..60_000).step_by(40) {
+        let now = start + Duration::from_millis(t);
+        let rtt = Duration::from_millis(if t < 5000 { 20 } else { 180 });
+        min_rtt.update(rtt, now);
+        let bits = follow.target(now) / 25;
+        follow.pushed((bits / 8) as usize, true);
+        let queueing = rtt.saturating_sub(min_rtt.value().unwrap());
+        follow.waits(Some(UplinkSample { queueing, ..UplinkSample::default() }), now);
+    }
+    assert_eq!(follow.target(start + Duration::from_secs(60)), 2_500_000);
+}
+
 #[test]
 fn without_an_encoder_there_is_no_target() {
     let uplink = RateControl::default();

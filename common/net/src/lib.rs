@@ -13,6 +13,7 @@ pub mod discovery;
 #[cfg(feature = "doctor")]
 pub mod doctor;
 pub mod listen;
+pub mod min_rtt;
 pub mod relay;
 pub mod rtmp;
 pub mod tls_error;

@@ -111,6 +111,11 @@ impl LowDelay {
         }
     }
 
+    /// The RTT of the path without a queue; `None` before the first round has ended.
+    fn min_rtt(&self) -> Option<Duration> {
+        self.min_rtt_filter.value()
+    }
+
     fn sent(&mut self, now: Instant) {
         if std::mem::take(&mut self.is_idle) {
             // A round must not span a pause of the sender; what it measured before counts.
@@ -265,6 +270,11 @@ impl Round {
 }
 
 impl MinRttFilter {
+    /// The minimum; `None` before the first sample.
+    fn value(&self) -> Option<Duration> {
+        self.before.into_iter().chain(self.now).min()
+    }
+
     /// The minimum including `round_trip`, and whether the older half of the window expires now.
     fn update(&mut self, round_trip: Duration, now: Instant) -> (Duration, bool) {
         let shorter = |known: Option<Duration>| known.map_or(round_trip, |known| known.min(round_trip));
@@ -328,6 +338,13 @@ impl Controller for LowDelay {
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
         self
     }
+}
+
+/// The queueing delay of a connection that [`LowDelay`] controls: its smoothed RTT above the windowed minimum. quinn's own minimum has no
+/// window, so that it would take a longer route for a queue for ever; it serves until the first round has ended.
+pub(super) fn queue_delay(connection: &quinn::Connection, path: &quinn::PathStats) -> Duration {
+    let controller = connection.congestion_state().into_any().downcast::<LowDelay>().ok();
+    path.rtt.saturating_sub(controller.and_then(|controller| controller.min_rtt()).unwrap_or(path.min_rtt))
 }
 
 /// Creates a [`LowDelay`] for each connection.

@@ -38,7 +38,7 @@ pub trait StreamSource: Send + Sync + 'static {
 /// Decides how much one subscriber may be sent, and when: a rate limit, or the share of an uplink.
 pub trait SendGate: Send + Sync + 'static {
     /// Requests a grant for `wanted` bytes of a unit; granted bytes count as used. `queue_delay` is QUIC's smoothed RTT minus the minimum RTT of
-    /// this subscriber's path.
+    /// the last seconds on this subscriber's path.
     fn acquire(&self, _kind: TrackKind, wanted: usize, _queue_delay: Duration) -> Grant {
         Grant::Bytes(wanted)
     }

@@ -17,6 +17,7 @@ use quinn::{Connection, SendStream, VarInt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
+use super::congestion::queue_delay;
 use super::drop_policy::{Decision, DropPolicy};
 use super::error::Error;
 use super::source::{Delivery, Grant, SendGate, StreamSource, SubscriptionObserver};
@@ -164,7 +165,7 @@ impl<S: StreamSource, G: SendGate, O: SubscriptionObserver> TrackSender<S, G, O>
             let extra =
                 if self.kind == TrackKind::Audio { EXTRA_SEND_WINDOW + AUDIO_SEND_WINDOW } else { EXTRA_SEND_WINDOW };
             self.connection.set_send_window(path.cwnd + extra);
-            match self.delivery.gate.acquire(self.kind, wanted, path.rtt.saturating_sub(path.min_rtt)) {
+            match self.delivery.gate.acquire(self.kind, wanted, queue_delay(&self.connection, &path)) {
                 Grant::Bytes(bytes) => {
                     self.budget += bytes.max(1);
                     return;

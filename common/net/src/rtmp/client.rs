@@ -309,7 +309,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         self.rtt_probe.queue_delay(Instant::now())
     }
 
-    /// The minimum RTT of this connection; `None` as for [`Publisher::queue_delay`].
+    /// The minimum RTT of the last seconds; `None` as for [`Publisher::queue_delay`].
     pub fn min_rtt(&self) -> Option<Duration> {
         self.rtt_probe.min_rtt()
     }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Error;
 use super::connection::Connection;
 use super::session::ClientSession;
+use crate::min_rtt::WindowedMinRtt;
 
 /// Pings a Nearcast server to measure the RTT and to detect that it is gone. Other servers are not pinged, because many do not answer.
 pub(super) struct RttProbe {
@@ -22,14 +23,12 @@ pub(super) struct RttProbe {
     pub(super) round_trip: Option<Duration>,
     /// The RTT before the last one.
     previous: Duration,
-    /// The minimum RTT of the connection; `Duration::MAX` before the first.
-    min_rtt: Duration,
+    min_rtt: WindowedMinRtt,
 }
 
 impl RttProbe {
     pub(super) fn new(interval: Duration) -> Self {
         let now = Instant::now();
-        let (previous, min_rtt) = (Duration::ZERO, Duration::MAX);
         Self {
             started: now,
             next: now,
@@ -37,8 +36,8 @@ impl RttProbe {
             overdue: false,
             interval,
             round_trip: None,
-            previous,
-            min_rtt,
+            previous: Duration::ZERO,
+            min_rtt: WindowedMinRtt::default(),
         }
     }
 
@@ -51,8 +50,9 @@ impl RttProbe {
         Some(last.saturating_sub(min_rtt))
     }
 
+    /// The minimum RTT of the last seconds; `None` before the first.
     pub(super) fn min_rtt(&self) -> Option<Duration> {
-        (self.min_rtt != Duration::MAX).then_some(self.min_rtt)
+        self.min_rtt.value()
     }
 
     pub(super) fn next(&self) -> Instant {
@@ -92,12 +92,40 @@ impl RttProbe {
         let Some(place) = self.pending.iter().position(|(pending, _)| *pending == stamp) else { return };
         // Answers arrive in order.
         let Some((_, since)) = self.pending.drain(..=place).next_back() else { return };
-        let round_trip = since.elapsed();
+        let now = Instant::now();
+        let round_trip = now - since;
         self.previous = self.round_trip.replace(round_trip).unwrap_or_default();
-        self.min_rtt = self.min_rtt.min(round_trip);
+        self.min_rtt.update(round_trip, now.into_std());
         self.overdue = false;
     }
 }
 
 /// Bounds the pings in flight: about three seconds at the interval of a publisher.
 const MAX_PENDING_PINGS: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pings every 100 ms, of which each takes `round_trip`.
+    async fn ping(probe: &mut RttProbe, pings: u32, round_trip: Duration) {
+        for stamp in 0..pings {
+            probe.pending.push_back((stamp, Instant::now()));
+            tokio::time::sleep(round_trip).await;
+            probe.pong(stamp);
+            tokio::time::sleep(Duration::from_millis(100).saturating_sub(round_trip)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_longer_route_is_not_a_queue_for_ever() {
+        let ms = Duration::from_millis;
+        let mut probe = RttProbe::new(ms(100));
+        ping(&mut probe, 50, ms(20)).await;
+        assert_eq!(probe.queue_delay(Instant::now()), Some(ms(0)));
+        ping(&mut probe, 10, ms(90)).await;
+        assert_eq!(probe.queue_delay(Instant::now()), Some(ms(70)), "it may be a queue");
+        ping(&mut probe, 100, ms(90)).await;
+        assert_eq!((probe.queue_delay(Instant::now()), probe.min_rtt()), (Some(ms(0)), Some(ms(90))));
+    }
+}

@@ -1,5 +1,6 @@
 //! A live stream over links that lose, corrupt, delay, stall and are too narrow.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use media::{Timestamp, TrackId};
@@ -36,8 +37,18 @@ async fn stream(
     size: usize,
     change: impl Future<Output = ()>,
 ) -> (Vec<Arrival>, usize) {
-    let stream = TestStream::new();
-    let server = serve(network, &stream);
+    stream_from(&TestStream::new(), network, frames, size, change).await
+}
+
+/// The same from an empty stream that the caller looks into.
+async fn stream_from(
+    stream: &Arc<TestStream>,
+    network: &Network,
+    frames: i64,
+    size: usize,
+    change: impl Future<Output = ()>,
+) -> (Vec<Arrival>, usize) {
+    let server = serve(network, stream);
     let (_endpoint, mut subscription) = watch_live(network, &server).await;
     let start = Instant::now();
     let feed = async {
@@ -191,5 +202,24 @@ fn after_a_long_outage_video_continues_at_an_idr() {
         assert!(resumed < Duration::from_secs(1), "the first picture came {resumed:?} after the outage");
         let settled = arrivals.iter().filter(|arrival| arrival.dts > 9000).map(|arrival| arrival.delay).max().unwrap();
         assert!(settled <= Duration::from_millis(100), "{settled:?} after the outage");
+    });
+}
+
+#[test]
+fn a_longer_route_is_not_a_queue_for_ever() {
+    simulate(|network| async move {
+        let source = TestStream::new();
+        let queue_delay = || *source.queue_delay.lock();
+        let handover = async {
+            sleep(Duration::from_secs(3)).await;
+            assert!(queue_delay() < Duration::from_millis(5), "{:?} at first", queue_delay());
+            // Less than what the congestion control takes for other traffic.
+            let longer = Link { delay: Duration::from_millis(40), ..Link::default() };
+            network.set_links(longer, longer);
+        };
+        let (arrivals, gaps) = stream_from(&source, &network, 800, 4000, handover).await;
+        check_complete(&arrivals, 800);
+        assert_eq!(gaps, 0);
+        assert!(queue_delay() < Duration::from_millis(5), "{:?} after the longer route", queue_delay());
     });
 }

@@ -14,7 +14,9 @@ use bytes::Bytes;
 use media::codec::{Codec, CodecConfig, Format};
 use media::latency::{StageTimes, TimingReport, UnitTiming};
 use media::live_window::{Bounds, ReadBatch};
-use media::{AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, TrackId, TrackOrder, WallClock};
+use media::{
+    AccessUnit, Catalog, Cursor, Epoch, LiveWindow, Timestamp, Track, TrackId, TrackKind, TrackOrder, WallClock,
+};
 use parking_lot::Mutex;
 use quinn::Endpoint;
 use tokio::sync::{Notify, mpsc, watch};
@@ -23,7 +25,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::server::Ended;
 use super::wire::{ALPN, Proof, ReceivedUnit, RefusalCode, Start};
 use super::{
-    Delivery, Event, SendGate, Side, StreamSource, Subscription, SubscriptionObserver, accept, subscribe, transport,
+    Delivery, Event, Grant, SendGate, Side, StreamSource, Subscription, SubscriptionObserver, accept, subscribe,
+    transport,
 };
 use crate::sim::Network;
 use crate::trust::{Identity, Pin, tls};
@@ -41,6 +44,8 @@ struct TestStream {
     has_read: Notify,
     first_sends: AtomicUsize,
     capacity: watch::Sender<bool>,
+    /// The last queueing delay that a sender measured.
+    queue_delay: Mutex<Duration>,
 }
 
 impl TestStream {
@@ -56,6 +61,7 @@ impl TestStream {
             has_read: Notify::new(),
             first_sends: AtomicUsize::new(0),
             capacity: watch::Sender::new(true),
+            queue_delay: Mutex::default(),
         })
     }
 
@@ -139,6 +145,11 @@ impl StreamSource for TestStream {
 }
 
 impl SendGate for TestStream {
+    fn acquire(&self, _kind: TrackKind, wanted: usize, queue_delay: Duration) -> Grant {
+        *self.queue_delay.lock() = queue_delay;
+        Grant::Bytes(wanted)
+    }
+
     fn capacity_available(&self) -> Option<watch::Receiver<bool>> {
         Some(self.capacity.subscribe())
     }
