@@ -355,21 +355,19 @@ impl Timeline {
     /// then it is held, for a while.
     pub(super) fn waits_for_sound(&self, unit: &AccessUnit, pause: i64) -> bool {
         let can_be_silent = self.init.catalog.audio().is_some_and(|track| silence(&track.config).is_some());
-        let sounds = self.last_dts[usize::from(false)].is_some() && !self.is_silent;
+        let sounds = self.last_dts[0].is_some() && !self.is_silent;
         unit.track.is_video() && can_be_silent && sounds && (!self.held.is_empty() || self.gap_before(unit) > pause)
     }
 
     /// Whether `unit` ends the wait of the pictures that are held: sound after the pause, the last picture that is waited for, or more than `max_bytes`.
     pub(super) fn ends_wait(&self, unit: &AccessUnit, max_bytes: usize) -> bool {
         let Some(first) = self.held.first() else { return false };
-        if self.held.iter().map(|entry| unit_cost(&entry.unit)).sum::<usize>() > max_bytes {
-            return true;
-        }
-        let sound = self.last_dts[usize::from(false)];
-        match unit.track.kind {
+        let (bytes, sound): (usize, _) = (self.held.iter().map(|entry| unit_cost(&entry.unit)).sum(), self.last_dts[0]);
+        let is_over = match unit.track.kind {
             TrackKind::Audio => unit.dts >= first.unit.dts || sound.is_none_or(|last| unit.dts - last > SILENCE_MARGIN),
             TrackKind::Video => unit.dts - first.unit.dts > SOUND_PATIENCE,
-        }
+        };
+        is_over || bytes > max_bytes
     }
 
     /// Adds silent frames up to the pictures that are held, since no sound has come.
