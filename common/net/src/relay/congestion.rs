@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 use quinn::congestion::{Controller, ControllerFactory};
 use quinn_proto::RttEstimator;
 
+use crate::min_rtt::WindowedMinRtt;
+
 /// The controller of one connection; see the module documentation.
 #[derive(Clone, Debug)]
 pub(super) struct LowDelay {
@@ -33,6 +35,8 @@ pub(super) struct LowDelay {
     /// Growth of the window per round, as a fraction of it: [`MIN_GROWTH`] to 1.
     growth: f64,
     min_rtt_filter: MinRttFilter,
+    /// The minimum RTT of the path, of which no delay of other traffic becomes a part.
+    path_min_rtt: WindowedMinRtt,
     round: Round,
     loss: LossMeter,
     /// Smoothed difference of the longest and the shortest RTT of a round, in seconds: our own queue changes slowly, jitter changes from packet
@@ -95,6 +99,7 @@ impl LowDelay {
             mtu: mtu.into(),
             growth: 1.0,
             min_rtt_filter: MinRttFilter { before: None, now: None, since: now },
+            path_min_rtt: WindowedMinRtt::default(),
             round: Round::new(now),
             loss: LossMeter { delivered: 0, lost: 0, since: now },
             jitter: 0.0,
@@ -111,16 +116,12 @@ impl LowDelay {
         }
     }
 
-    /// The RTT of the path without a queue; `None` before the first round has ended.
-    fn min_rtt(&self) -> Option<Duration> {
-        self.min_rtt_filter.value()
-    }
-
     fn sent(&mut self, now: Instant) {
         if std::mem::take(&mut self.is_idle) {
             // A round must not span a pause of the sender; what it measured before counts.
             let before = std::mem::replace(&mut self.round, Round::new(now));
             if let Some(least) = before.least {
+                self.path_min_rtt.update(least, now);
                 self.min_rtt_expired |= self.min_rtt_filter.update(least, now).1;
             }
         }
@@ -170,6 +171,7 @@ impl LowDelay {
         let Some(least) = round.least else { return };
         let took = now.saturating_duration_since(round.began).max(Duration::from_millis(1));
         let rate = round.acknowledged as f64 / took.as_secs_f64();
+        self.path_min_rtt.update(least, now);
         let (min_rtt, forgets) = self.min_rtt_filter.update(least, now);
         let min_rtt_expired = self.min_rtt_expired || forgets;
         self.min_rtt_expired = min_rtt_expired;
@@ -270,11 +272,6 @@ impl Round {
 }
 
 impl MinRttFilter {
-    /// The minimum; `None` before the first sample.
-    fn value(&self) -> Option<Duration> {
-        self.before.into_iter().chain(self.now).min()
-    }
-
     /// The minimum including `round_trip`, and whether the older half of the window expires now.
     fn update(&mut self, round_trip: Duration, now: Instant) -> (Duration, bool) {
         let shorter = |known: Option<Duration>| known.map_or(round_trip, |known| known.min(round_trip));
@@ -340,11 +337,12 @@ impl Controller for LowDelay {
     }
 }
 
-/// The queueing delay of a connection that [`LowDelay`] controls: its smoothed RTT above the windowed minimum. quinn's own minimum has no
-/// window, so that it would take a longer route for a queue for ever; it serves until the first round has ended.
+/// The queueing delay of a connection that [`LowDelay`] controls: its smoothed RTT above the windowed minimum. It includes the queues of other
+/// traffic, since on an uplink that viewers share they are each other's. quinn's own minimum has no window, so that it would take a longer route for
+/// a queue for ever; it serves until the first round has ended.
 pub(super) fn queue_delay(connection: &quinn::Connection, path: &quinn::PathStats) -> Duration {
     let controller = connection.congestion_state().into_any().downcast::<LowDelay>().ok();
-    path.rtt.saturating_sub(controller.and_then(|controller| controller.min_rtt()).unwrap_or(path.min_rtt))
+    path.rtt.saturating_sub(controller.and_then(|controller| controller.path_min_rtt.value()).unwrap_or(path.min_rtt))
 }
 
 /// Creates a [`LowDelay`] for each connection.

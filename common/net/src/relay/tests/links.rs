@@ -213,8 +213,7 @@ fn a_longer_route_is_not_a_queue_for_ever() {
         let handover = async {
             sleep(Duration::from_secs(3)).await;
             assert!(queue_delay() < Duration::from_millis(5), "{:?} at first", queue_delay());
-            // Less than what the congestion control takes for other traffic.
-            let longer = Link { delay: Duration::from_millis(40), ..Link::default() };
+            let longer = Link { delay: Duration::from_millis(80), ..Link::default() };
             network.set_links(longer, longer);
         };
         let (arrivals, gaps) = stream_from(&source, &network, 800, 4000, handover).await;
