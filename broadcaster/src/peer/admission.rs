@@ -175,8 +175,9 @@ impl AdmissionControl {
 
 /// Time until a redirect or a departure takes effect.
 const SETTLES: Duration = Duration::from_millis(2500);
-/// A viewer still active this long after it was redirected has no other path: a fallback is active within a second and verified in another.
-const INSISTS: Duration = Duration::from_secs(6);
+/// A viewer still active this long after it was redirected has no other path: a fallback is active within a second and
+/// verified in another. Until then it gets what the others leave.
+const INSISTS: Duration = Duration::from_secs(3);
 /// Probation after being invited back: five keyframe intervals.
 const PROVED: Duration = Duration::from_secs(10);
 /// Interval between probes, or a quarter of it if the estimate says that there is capacity.

@@ -127,7 +127,12 @@ fn share(link: u64, bitrate: &str, viewers: usize) -> Result<()> {
         let missed = missed(&left, &pictures(viewer)?, since..=end)?;
         println!("on the network: {missed} frames missed in a row at most, in {since} to {end} ms; {shown} shown");
         // A viewer that skips resumes at an IDR: the next, or the one after it if the others leave no capacity.
-        ensure!(missed <= 2 * GOP + GOP / 2, "{missed} frames missed in a row");
+        ensure!(
+            missed <= 2 * GOP + GOP / 2,
+            "{missed} frames missed in a row; broadcaster: {}; viewer: {}",
+            broadcaster.process.err(),
+            viewer.process.err()
+        );
     }
     // Half of what the push leaves: it uses 755 kbit/s of the narrow link and 1.1 Mbit/s of the paper's.
     let left = link as f64 - if viewers == 2 { 755_000.0 } else { 1_100_000.0 };
