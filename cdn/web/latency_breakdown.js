@@ -8,6 +8,8 @@
 const POLL_INTERVAL = 5_000;
 /** Milliseconds after which the broadcaster, which reports once a second, has reported a picture to the server. */
 const REPORT_DELAY = 1_500;
+/** Milliseconds that decoding and display may take, and by which a report that is some seconds old may be wrong. */
+const DISPLAY = 500;
 /** Loads kept: half a minute of parts. */
 const MAX_LOADS = 160;
 
@@ -45,12 +47,13 @@ export class LatencyBreakdown {
     }
   }
 
-  /** `[name, milliseconds]` for each component that is known; they add up to `total` milliseconds. */
-  components(total) {
+  /** `[name, milliseconds]` for each component that is known; they add up to `total` milliseconds. None where more is left than the `buffered`
+   *  milliseconds can explain: playback has stood still, or the newest report is of what came before. */
+  components(total, buffered) {
     if (!this.#components) return [];
     const known = COMPONENTS.filter((name) => this.#components[name] !== undefined).map((name) => [name, Math.max(0, this.#components[name])]);
     const rest = total - known.reduce((sum, [, ms]) => sum + ms, 0);
-    return rest >= 0 ? [...known, ["buffering", rest]] : [];
+    return rest >= 0 && rest <= buffered + DISPLAY ? [...known, ["buffering", rest]] : [];
   }
 
   #onReport({ broadcaster, units }, inParts) {

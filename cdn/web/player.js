@@ -154,6 +154,9 @@ function showState() {
   $("unmute").hidden = !(video.muted && flows && now === "live");
 }
 
+/** Whether nothing has moved for so long that the page says why. */
+function stands() { return stoodSince !== null && performance.now() - stoodSince >= STANDS_FOR; }
+
 /** The overlay: title and text, or null while the video is visible. */
 function veil(now, flows) {
   const elsewhere = embedded ? "" : "The addresses below work in VLC, mpv or ffplay.";
@@ -173,17 +176,20 @@ function veil(now, flows) {
   if (failure && failure.status !== 404 && failure.status !== 503) return { title: "Interrupted", text: `${failure.reason}; trying again.`, busy: true };
   if (video.paused && hasPicture) return null;
   if (!hasPicture) return { title: "Starting", busy: true };
-  if (performance.now() - stoodSince < STANDS_FOR) return { title: "", busy: true };
-  const both = ["video", "audio"].every((kind) => stream.tracks.some((t) => t.kind === kind));
+  if (!stands()) return { title: "", busy: true };
+  const both = flowing && ["video", "audio"].every((kind) => stream.tracks.some((t) => t.kind === kind));
   const why = both ? "Its pictures, its sound or both are late, and a browser plays them only together." : "Nothing new of it has arrived.";
   return { title: "Waiting for the stream", text: `${why} This page resumes by itself.`, busy: true };
 }
 
 function showStream() {
   if (!stream) return;
-  $("badges").replaceChildren(...stream.tracks.map((t) => Object.assign(document.createElement("span"), { className: "badge", textContent: track(t), title: t.rfc6381 ?? "" })));
+  const tracks = ["live", "disconnected"].includes(stream.state) ? stream.tracks : [];
+  const order = [...tracks].sort((a, b) => (b.kind === "video") - (a.kind === "video"));
+  $("badges").replaceChildren(...order.map((t) => Object.assign(document.createElement("span"), { className: "badge", textContent: track(t), title: t.rfc6381 ?? "" })));
   $("watching").hidden = state() === "unknown";
-  $("viewers").textContent = count(stream.viewers.total, "viewer", "viewers");
+  // The server learns of this one with its first requests.
+  $("viewers").textContent = count(Math.max(stream.viewers.total, playback.running && !video.paused ? 1 : 0), "viewer", "viewers");
   stat("bitrate", stream.state === "live" ? bitrate(stream.bitrate) : "–", stream.state === "live" ? "from the publisher" : "");
   $("advice").textContent = (stream.state === "live" && stream.advice?.join(" ")) || "";
   $("advice").hidden = !$("advice").textContent;
@@ -237,10 +243,11 @@ function tick() {
   showLatency();
   const { name: mode, detail } = playback.mode;
   player.classList.toggle("off", !playback.running);
-  stat("mode", playback.running ? mode : "–", playback.running ? detail : "");
-  const buffered = playback.buffered;
-  stat("buffer", playback.running ? time(buffered) : "–", video.playbackRate === 1 ? "" : `playing at ${Math.round(video.playbackRate * 100)}%`);
-  stat("picture", video.videoWidth ? `${video.videoWidth}x${video.videoHeight}` : "–", video.videoWidth ? `shown at ${video.clientWidth}x${video.clientHeight}` : "");
+  // What is left of a broadcast that is over is not told.
+  const on = playback.running && !["offline", "ended", "unknown"].includes(state()), shown = on && video.videoWidth > 0;
+  stat("mode", on ? mode : "–", on ? detail : "");
+  stat("buffer", on ? time(playback.buffered) : "–", video.playbackRate === 1 ? "" : `playing at ${Math.round(video.playbackRate * 100)}%`);
+  stat("picture", shown ? `${video.videoWidth}x${video.videoHeight}` : "–", shown ? `shown at ${video.clientWidth}x${video.clientHeight}` : "");
   const quality = video.getVideoPlaybackQuality?.();
   stat("dropped", quality?.totalVideoFrames ? String(quality.droppedVideoFrames) : "–", quality?.totalVideoFrames ? `of ${count(quality.totalVideoFrames, "picture", "pictures")}` : "");
   $("golive").hidden = !(state() === "live" && playback.running && hasPicture && playback.lag > BEHIND);
@@ -249,7 +256,7 @@ function tick() {
 /** Glass-to-glass latency with its error bound; where the publisher states no clock, latency since ingest. */
 function showLatency() {
   const date = playback.date, now = clock.read();
-  const known = date !== null && now !== null && hasPicture && state() === "live";
+  const known = date !== null && now !== null && hasPicture && state() === "live" && !stands();
   $("latency-chip").hidden = !known;
   if (!known) { stat("latency", "–", ""); showComponents([]); return; }
   if (stream.clock) breakdown.poll(date - Date.parse(stream.clock), playback.mode.name === "LL-HLS");
@@ -263,7 +270,7 @@ function showLatency() {
     return;
   }
   stat("latency", time(value), `± ${bound((now.error + apart.error) / 1000)}, ${since}`);
-  showComponents(breakdown.components(value * 1000));
+  showComponents(breakdown.components(value * 1000, playback.buffered * 1000));
   $("latency-chip").textContent = `${time(value)} ${stream.clock ? "latency" : "since ingest"}`;
   curve.push(value);
   if (curve.length > CURVE) curve.shift();

@@ -16,6 +16,7 @@ use axum::http::header::{
 use axum::http::{Response, StatusCode};
 use bytes::Bytes;
 use media::hls::Resource;
+use net::api::keyframe_advice;
 
 use super::forwarded::Origin;
 use super::payload::Payload;
@@ -23,6 +24,7 @@ use super::range::{self, RequestedRange};
 use super::reply::{self, ContentHeaders};
 use super::shared::Shared;
 use crate::egress::hls::{self, HlsStream, MULTIVARIANT_PLAYLIST, Request, Unavailable};
+use crate::hub::{HubStream, PublishState};
 use crate::precompressed::Precompressed;
 
 /// `GET /NAME/FILE`: a playlist, segment, part or init segment.
@@ -54,7 +56,7 @@ pub(super) async fn file(
             let length = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
             media(&hls_stream, pieces, length, &format!("\"{}-{length}\"", tag(resource)), &headers)
         }
-        Err(why) => unavailable(&name, why),
+        Err(why) => unavailable(hls_stream.stream(), why),
     }
 }
 
@@ -71,14 +73,21 @@ fn playlist(hls_stream: &HlsStream, text: &Precompressed, max_age: Duration, hea
 }
 
 /// The HTTP response if there is nothing to serve.
-fn unavailable(name: &str, why: Unavailable) -> Response<Body> {
+fn unavailable(stream: &HubStream, why: Unavailable) -> Response<Body> {
+    let name = stream.name();
     match why {
         Unavailable::Offline => {
             let text = format!("The stream {name:?} exists, but {why}. Retry when it is live.");
             reply::retry_later(StatusCode::NOT_FOUND, text)
         }
         Unavailable::NoSegment | Unavailable::NoUpdate | Unavailable::NoPart => {
-            let text = format!("The stream {name:?} is live, but {why}. Retry in a moment.");
+            let mut text = match stream.state() {
+                PublishState::Live { .. } => format!("The stream {name:?} is live, but {why}. Retry in a moment."),
+                _ => format!("The publisher of the stream {name:?} is disconnected. Retry in a moment."),
+            };
+            if let Some(advice) = stream.info().window.gop_duration.and_then(keyframe_advice) {
+                text = format!("{text} {advice}");
+            }
             reply::retry_later(StatusCode::SERVICE_UNAVAILABLE, text)
         }
         Unavailable::TooFarAhead => reply::text(StatusCode::BAD_REQUEST, why.to_string()),

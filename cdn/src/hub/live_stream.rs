@@ -145,7 +145,7 @@ pub struct Info {
     pub direct_viewers: u32,
     /// Extent of the window.
     pub window: WindowExtent,
-    /// Mean over the window, in bits per second; zero while it holds less than two units.
+    /// Mean over the window, in bits per second; zero while it holds less than two units, and while the stream is not live.
     pub bitrate: u64,
     /// Counters since the server started.
     pub counters: Counters,
@@ -279,6 +279,7 @@ impl HubStream {
         });
         let shared = self.shared.read();
         let millis = window.duration.as_millis() as u64;
+        let is_live = matches!(shared.state, PublishState::Live { .. });
         Info {
             name: self.name.clone(),
             state: shared.state,
@@ -287,7 +288,7 @@ impl HubStream {
             viewers: self.subscribers.by_protocol(),
             direct_viewers: shared.writer.as_ref().map_or(0, |writer| writer.direct_viewers),
             window,
-            bitrate: (window.bytes as u64 * 8 * 1000).checked_div(millis).unwrap_or(0),
+            bitrate: if is_live { (window.bytes as u64 * 8 * 1000).checked_div(millis).unwrap_or(0) } else { 0 },
             counters: self.counters.load(),
         }
     }
@@ -331,9 +332,9 @@ impl HubStream {
         debug_assert_eq!(catalog.epoch, unit.epoch, "a unit is of its catalog's epoch");
         let (track, size) = (unit.track, unit.payload.len() as u64);
         let (epoch, dts) = (unit.epoch, unit.dts);
-        let is_key_frame = unit.random_access && track.is_video();
+        let is_key_frame = unit.random_access;
         let (traced, read_at) = (UnitRef::from(&unit), clock::system());
-        let (position, news) = {
+        let (position, gop_duration, news) = {
             let mut shared = self.shared.write();
             if shared.writer.as_ref().is_none_or(|w| w.id != writer) {
                 return PushOutcome::Revoked;
@@ -353,22 +354,23 @@ impl HubStream {
             shared.due_times.evict_before(pushed.first_position);
             // A new catalog wakes all readers, also those that wait for video only.
             let is_for_all = is_new || track.is_video();
-            (pushed.position, if is_for_all { Interest::Pictures } else { Interest::EveryUnit })
+            let news = if is_for_all { Interest::Pictures } else { Interest::EveryUnit };
+            (pushed.position, pushed.gop_duration, news)
         };
         self.latency.trace_ingested(traced, read_at);
         self.counters.units.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes.fetch_add(size, Ordering::Relaxed);
         self.live.wake(news);
-        if is_key_frame {
-            self.warn_of_long_gops(writer);
+        if track.is_video() {
+            self.warn_of_long_gops(writer, gop_duration.unwrap_or_default(), is_key_frame);
         }
         PushOutcome::Accepted { position }
     }
 
-    /// Tells the operator, once for each publisher, that its key frames are too far apart.
-    fn warn_of_long_gops(&self, writer: u64) {
-        let advice = self.with_window(LiveWindow::gop_duration).and_then(keyframe_advice);
-        if let Some(advice) = advice
+    /// Tells the operator, once for each publisher, that its key frames are too far apart: at a key frame, or if none has come for long.
+    fn warn_of_long_gops(&self, writer: u64, gop_duration: Duration, is_key_frame: bool) {
+        if (is_key_frame || gop_duration > LONG_GOP)
+            && let Some(advice) = keyframe_advice(gop_duration)
             && self.advised.swap(writer, Ordering::Relaxed) != writer
         {
             tracing::warn!(stream = self.name, "{advice}");
@@ -466,3 +468,6 @@ impl AtomicCounters {
         }
     }
 }
+
+/// No key frame for this long is reported before the next one comes.
+const LONG_GOP: Duration = Duration::from_secs(10);

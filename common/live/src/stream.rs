@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use media::latency::{Stage, TimingLog};
 use media::live_window::{Bounds, ReadBatch};
@@ -29,11 +30,13 @@ pub struct Progress {
     pub ended: bool,
 }
 
-/// The position of an appended unit.
+/// An appended unit, and the window then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pushed {
     /// Position of the unit.
     pub position: u64,
+    /// [`LiveWindow::gop_duration`].
+    pub gop_duration: Option<Duration>,
     /// Position of the oldest unit in the window.
     pub first_position: u64,
 }
@@ -53,7 +56,7 @@ impl LiveStream {
     pub fn push(&self, catalog: Arc<Catalog>, unit: AccessUnit, predecessor_dts: Option<Timestamp>) -> Pushed {
         let mut window = self.window.write();
         let position = window.push(catalog, unit, predecessor_dts).position;
-        Pushed { position, first_position: window.first_position() }
+        Pushed { position, gop_duration: window.gop_duration(), first_position: window.first_position() }
     }
 
     /// Wakes the readers that `news` concerns: there are new units here, or a new state at the caller.

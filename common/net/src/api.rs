@@ -130,8 +130,8 @@ pub struct WindowInfo {
 pub fn keyframe_advice(interval: Duration) -> Option<String> {
     (interval > MAX_KEYFRAME_INTERVAL).then(|| {
         format!(
-            "The encoder sends a key frame every {:.1} s. Viewers can start only there, so they join late or play behind. Set the encoder's keyframe \
-             interval to 1 s.",
+            "The encoder's key frames are {:.1} s apart or more. Viewers can start only there, so they join late or play behind. Set the encoder's \
+             keyframe interval to 1 s.",
             interval.as_secs_f64()
         )
     })

@@ -99,10 +99,10 @@ fn publish(hls_stream: &HlsStream, playlist: Arc<SegmentWindow>) {
     hls_stream.publish(old.followed_by(playlist));
 }
 
-/// The first media sequence number: the Unix time in seconds. Segments are longer than a second on average, so it exceeds every number of an
+/// The first media sequence number: the Unix time in milliseconds. No stream has a thousand segments a second, so it exceeds every number of an
 /// earlier run. Caches do not confuse segments of different runs, and the sequence continues for players.
 fn first_sequence(now: WallClock) -> u64 {
-    u64::try_from(now.as_micros() / 1_000_000).unwrap_or(0)
+    u64::try_from(now.as_micros() / 1000).unwrap_or(0)
 }
 
 /// Maximum payload read from the window at once, so that a task that catches up does not block other tasks.

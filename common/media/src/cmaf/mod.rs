@@ -19,6 +19,6 @@ mod tests;
 mod timeline;
 
 pub use config::{SegmenterConfig, SegmenterCounters};
-pub use segment::{Bandwidth, Init, Part, Segment, SegmentWindow};
+pub use segment::{Bandwidth, Init, Intervals, Part, Segment, SegmentWindow};
 pub use segmenter::Segmenter;
 pub use store::{MemoryStore, SegmentStore};

@@ -45,8 +45,17 @@ pub struct Segment {
     pub lists_parts: bool,
     /// Sum over all parts.
     pub bytes: usize,
-    /// Number of video frames.
-    pub pictures: u32,
+    /// The usual intervals between its pictures, by which their rate is stated; none while it is in progress.
+    pub intervals: Intervals,
+}
+
+/// Intervals between pictures that follow each other at the frame rate, without those where pictures are away or late.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Intervals {
+    /// How many there are.
+    pub count: u32,
+    /// Their sum in milliseconds.
+    pub millis: u32,
 }
 
 /// An init segment.
@@ -74,8 +83,6 @@ pub struct SegmentWindow {
     pub next_msn: u64,
     /// `EXT-X-DISCONTINUITY-SEQUENCE`: discontinuities before the first listed segment.
     pub discontinuity_sequence: u64,
-    /// Whether every segment of the stream so far was [independent](Segment::independent).
-    pub independent: bool,
     /// The listed segments, oldest first.
     pub segments: Vec<Arc<Segment>>,
     /// Segments that have left the playlist and are still available, oldest first.
@@ -144,16 +151,35 @@ impl SegmentWindow {
         Some(Bandwidth { peak: peak.unwrap_or(0).max(average), average })
     }
 
-    /// Frames per second over the listed segments of the newest init segment, to two decimals; `None` without video.
+    /// The highest frame rate of the listed segments of the newest init segment (RFC 8216bis §4.4.6.2), in frames per second to two decimals; `None`
+    /// without video.
     pub fn frame_rate(&self) -> Option<f64> {
         let newest = self.segments.last()?.init;
-        let same = self.segments.iter().filter(|s| s.init == newest);
-        let (pictures, duration) =
-            same.fold((0, Duration::ZERO), |(pictures, duration), s| (pictures + s.pictures, duration + s.duration));
-        let rate = f64::from(pictures) / duration.as_secs_f64().max(0.001);
-        (pictures > 0).then(|| (rate * 100.0).round() / 100.0)
+        let all = || self.segments.iter().filter(|s| s.init == newest).map(|s| s.intervals);
+        let highest = all().filter_map(Intervals::rate).reduce(f64::max)?;
+        // Timestamps are in milliseconds: over all segments with that rate the rounding cancels out.
+        let of_highest = all().filter(|intervals| intervals.rate().is_some_and(|rate| rate > highest * SAME_RATE));
+        let sum = of_highest.reduce(|a, b| Intervals { count: a.count + b.count, millis: a.millis + b.millis })?;
+        sum.rate().map(|rate| (rate * 100.0).round() / 100.0)
     }
 }
+
+impl Intervals {
+    /// Those of `intervals`, in milliseconds, that are near their median.
+    pub(super) fn usual(mut intervals: Vec<u32>) -> Self {
+        intervals.sort_unstable();
+        let median = intervals.get(intervals.len() / 2).copied().unwrap_or(0);
+        let usual = intervals.into_iter().filter(|interval| interval.abs_diff(median) <= (median / 4).max(1));
+        usual.fold(Self::default(), |sum, interval| Self { count: sum.count + 1, millis: sum.millis + interval })
+    }
+
+    fn rate(self) -> Option<f64> {
+        (self.millis > 0).then(|| f64::from(self.count) * 1000.0 / f64::from(self.millis))
+    }
+}
+
+/// Segments whose frame rates differ by less have the same.
+const SAME_RATE: f64 = 0.95;
 
 /// What a sample costs beside its payload, in bytes.
 pub(super) const SAMPLE_COST: usize = 128;

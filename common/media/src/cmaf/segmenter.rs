@@ -5,8 +5,8 @@
 //! A segment ends at the IDR nearest to the segment target. A GOP that is much longer becomes one segment: the target duration is fixed when the
 //! first segment is complete, from the longest GOP seen, and never changes after that (RFC 8216 §6.2.1). If a later GOP is longer than the
 //! target duration, or no IDR comes at all (intra refresh), the segment is cut before it would exceed the target duration, between any two
-//! pictures. Such a segment cannot be decoded by itself, so from then on [`SegmentWindow::independent`] is false and the playlist no longer claims
-//! `EXT-X-INDEPENDENT-SEGMENTS`.
+//! pictures. Such a segment cannot be decoded by itself, which cannot be known beforehand. So playlists do not claim `EXT-X-INDEPENDENT-SEGMENTS`,
+//! which they could not withdraw (RFC 8216bis §6.2.1); each part that begins with an IDR says so.
 //!
 //! # Where parts end
 //!
@@ -51,8 +51,6 @@ pub struct Segmenter<S = MemoryStore> {
     fragment_sequence: u32,
     next_msn: u64,
     discontinuities: u64,
-    /// Whether every segment so far was independent.
-    independent: bool,
     ended: bool,
 }
 
@@ -67,7 +65,7 @@ impl Segmenter {
 impl<S: SegmentStore> Segmenter<S> {
     /// A segmenter that gives its segments to `store`, which must be empty.
     pub fn with_store(config: SegmenterConfig, store: S) -> Self {
-        let window = SegmentWindow { independent: true, low_latency: config.low_latency, ..SegmentWindow::default() };
+        let window = SegmentWindow { low_latency: config.low_latency, ..SegmentWindow::default() };
         Self {
             store,
             targets: Targets::new(&config),
@@ -77,7 +75,6 @@ impl<S: SegmentStore> Segmenter<S> {
             fragment_sequence: 1,
             next_msn: config.first_sequence,
             discontinuities: 0,
-            independent: true,
             ended: false,
             config,
         }
@@ -435,7 +432,6 @@ impl<S: SegmentStore> Segmenter<S> {
         self.counters.dependent_segments += u64::from(!segment.independent);
         self.next_msn += 1;
         self.discontinuities = segment.discontinuity_sequence;
-        self.independent &= segment.independent;
         if let Some(first) = self.targets.on_segment(&segment, longest_gop) {
             self.store.unlist_before(first);
         }
@@ -482,7 +478,6 @@ impl<S: SegmentStore> Segmenter<S> {
             low_latency: self.config.low_latency,
             next_msn: self.next_msn,
             discontinuity_sequence: first.map_or(0, |s| s.discontinuity_sequence - u64::from(s.discontinuity)),
-            independent: self.independent,
             segments,
             unlisted: self.store.unlisted(),
             open,

@@ -262,7 +262,7 @@ fn segments_with_late_pictures(late: i64) -> (Vec<(bool, bool)>, Vec<usize>) {
     let SegmenterCounters { refused, undecodable, .. } = segmenter.counters();
     assert_eq!(refused + undecodable, 12);
     let store = segmenter.store();
-    let segments = store.segments.iter().map(|segment| (segment.pictures > 0, segment.discontinuity)).collect();
+    let segments = store.segments.iter().map(|segment| (segment.intervals.count > 0, segment.discontinuity)).collect();
     (segments, store.inits.iter().map(|init| init.catalog.tracks.len()).collect())
 }
 
@@ -295,7 +295,7 @@ fn the_number_of_segments_is_bounded() {
             init: 1,
             parts: Vec::new(),
             bytes: 0,
-            pictures: 1,
+            intervals: Intervals::default(),
             lists_parts: true,
         };
         store.push(Arc::new(segment), &init, Duration::from_secs(2));
@@ -303,4 +303,43 @@ fn the_number_of_segments_is_bounded() {
     let listed = store.listed();
     assert_eq!(listed.len() + store.unlisted().len(), 4096);
     assert_eq!(listed.last().map(|segment| segment.msn), Some(5999));
+}
+
+/// `intervals` between pictures in milliseconds, again and again for the time of some segments, with sound all the while.
+fn frame_rate(intervals: &[i64]) -> Option<f64> {
+    let (mut segmenter, mut at, mut next) = (Segmenter::new(SegmenterConfig::default()), 0, intervals.iter().cycle());
+    let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(60), bytes: usize::MAX });
+    let catalog = pictures_and_sound();
+    let mut sound = 0;
+    for n in 0.. {
+        let mut push = |track, at, random_access| {
+            let dts = Timestamp::from_millis(at);
+            let payload = Bytes::from_static(&[0; 100]);
+            let unit = AccessUnit { epoch: Epoch(1), track, dts, pts: dts, random_access, payload };
+            segmenter.push(&window.push(Arc::clone(&catalog), unit, None).clone(), WallClock::from_micros(at * 1000));
+        };
+        for at in (sound..at).step_by(20) {
+            push(TrackId::AUDIO, at, true);
+            sound = at + 20;
+        }
+        push(TrackId::VIDEO, at, n % 30 == 0);
+        if at > 20_000 {
+            return segmenter.window().frame_rate();
+        }
+        at += next.next().unwrap();
+    }
+    None
+}
+
+#[test]
+fn the_frame_rate_is_that_of_pictures_that_come() {
+    let thirty = [33, 33, 34].repeat(40);
+    assert_eq!(frame_rate(&[40]), Some(25.0));
+    assert_eq!(frame_rate(&thirty), Some(30.0));
+    // Away for three seconds.
+    assert_eq!(frame_rate(&[thirty.clone(), vec![3000]].concat()), Some(30.0));
+    // The highest counts; timestamps are rounded to milliseconds.
+    let highest = frame_rate(&[thirty, [100].repeat(60)].concat()).unwrap();
+    assert!((highest - 30.0).abs() < 0.02, "{highest}");
+    assert_eq!(frame_rate(&[2000]), Some(0.5));
 }

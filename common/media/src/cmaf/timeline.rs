@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::segment::{Init, Part, SAMPLE_COST, Segment};
+use super::segment::{Init, Intervals, Part, SAMPLE_COST, Segment};
 use crate::access_unit::{AccessUnit, TrackId, TrackKind};
 use crate::catalog::Catalog;
 use crate::codec::Format;
@@ -70,7 +70,8 @@ pub(super) struct OpenSegment {
     pub(super) discontinuity: bool,
     /// Whether the first video frame is an IDR; `None` before the first one.
     pub(super) independent: Option<bool>,
-    pub(super) pictures: u32,
+    /// Intervals between its pictures in milliseconds.
+    intervals: Vec<u32>,
     pub(super) parts: Vec<Part>,
     pub(super) bytes: usize,
     pub(super) part_start: Timestamp,
@@ -305,11 +306,15 @@ impl Timeline {
     /// Adds a unit to the segment in progress; starts one at `start` if there is none.
     pub(super) fn add(&mut self, start: Timestamp, entry: &Entry) {
         let (unit, predecessor) = (&entry.unit, entry.predecessor_dts);
-        self.last_dts[usize::from(unit.track.is_video())] = Some(unit.dts);
+        let before = self.last_dts[usize::from(unit.track.is_video())].replace(unit.dts);
         if self.order.must_state(unit, predecessor) {
             self.fragmenter.state_predecessor(unit.track, unit.dts, predecessor);
         }
-        self.open_segment(start).add(unit);
+        let open = self.open_segment(start);
+        open.add(unit);
+        if let Some(before) = before.filter(|_| unit.track.is_video() && open.intervals.len() < MAX_INTERVALS) {
+            open.intervals.push(u32::try_from(unit.dts - before).unwrap_or(u32::MAX).min(MAX_INTERVAL));
+        }
     }
 
     /// The segment in progress; starts one if there is none: at the end of the one before it, or at `start` after a discontinuity.
@@ -336,7 +341,8 @@ impl Timeline {
         let mut open = self.open.take()?;
         let later = std::mem::take(&mut open.units);
         let parts = std::mem::take(&mut open.parts);
-        let segment = (!parts.is_empty()).then(|| self.segment(&open, parts, end));
+        let intervals = Intervals::usual(std::mem::take(&mut open.intervals));
+        let segment = (!parts.is_empty()).then(|| Segment { intervals, ..self.segment(&open, parts, end) });
         self.discontinuity_pending |= segment.is_none() && open.discontinuity;
         let is_over = segment.is_some() || end >= open.start + longest;
         let start = if is_over { end } else { open.start };
@@ -408,7 +414,7 @@ impl Timeline {
         Some(Segment { program_date_time: date, ..segment })
     }
 
-    /// The segment that `open` makes of `parts` if it ends at `end`, not numbered yet.
+    /// The segment that `open` makes of `parts` if it ends at `end`, not numbered yet and without the intervals between its pictures.
     fn segment(&self, open: &OpenSegment, parts: Vec<Part>, end: Timestamp) -> Segment {
         Segment {
             msn: 0,
@@ -419,7 +425,7 @@ impl Timeline {
             independent: open.independent.unwrap_or(true),
             init: self.init.id,
             bytes: parts.iter().map(|part| part.fragment.len()).sum(),
-            pictures: open.pictures,
+            intervals: Intervals::default(),
             lists_parts: true,
             parts,
         }
@@ -432,7 +438,7 @@ impl OpenSegment {
             start,
             discontinuity,
             independent: None,
-            pictures: 0,
+            intervals: Vec::new(),
             parts: Vec::new(),
             bytes: 0,
             part_start: start,
@@ -444,7 +450,6 @@ impl OpenSegment {
     pub(super) fn add(&mut self, unit: &AccessUnit) {
         if unit.track.is_video() {
             self.independent.get_or_insert(unit.random_access);
-            self.pictures += 1;
         }
         self.bytes += unit_cost(unit);
         self.units.push(unit.clone());
@@ -494,6 +499,10 @@ const SOUND_PATIENCE: i64 = 600;
 const PICTURES_PATIENCE: i64 = 3000;
 /// In milliseconds. Silence ends this long before the pictures, so that sound that comes back is not late.
 const SILENCE_MARGIN: i64 = 100;
+/// Bounds the intervals that the frame rate of a segment is told by.
+const MAX_INTERVALS: usize = 1024;
+/// In milliseconds. Bounds one of them, so that their sum fits.
+const MAX_INTERVAL: u32 = 60_000;
 /// Bounds the silent frames that are added at once: more than the longest segment, of frames of 10 ms.
 const MAX_SILENCE: usize = 1100;
 /// In milliseconds. Sixteen B-frames at 5 frames per second take less.

@@ -37,7 +37,6 @@ pub fn multivariant(window: &SegmentWindow, uri: &str) -> Option<String> {
     });
     let master = MasterPlaylist {
         version: Some(VERSION as usize),
-        independent_segments: window.independent,
         variants: vec![VariantStream {
             uri: uri.to_owned(),
             bandwidth: bandwidth.peak,
@@ -63,7 +62,6 @@ pub(super) fn to_media_playlist(window: &SegmentWindow) -> Option<MediaPlaylist>
         target_duration,
         media_sequence: first.msn,
         discontinuity_sequence: window.discontinuity_sequence,
-        independent_segments: window.independent,
         segments: window.segments.iter().map(|segment| media_segment(segment)).collect(),
         end_list: window.ended,
         ..MediaPlaylist::default()

@@ -27,7 +27,6 @@ fn a_playlist_with_parts() {
 #EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,CAN-SKIP-UNTIL=12.000,PART-HOLD-BACK=0.648
 #EXT-X-PART-INF:PART-TARGET=0.216
 #EXT-X-MEDIA-SEQUENCE:7
-#EXT-X-INDEPENDENT-SEGMENTS
 #EXT-X-MAP:URI=\"{init}\"
 #EXT-X-PROGRAM-DATE-TIME:2026-11-22T13:01:33.250Z
 #EXTINF:2.000,
@@ -63,7 +62,7 @@ fn a_delta_update_skips_old_segments() {
     let text = delta_update(&playlist).unwrap();
     let init = init_name(&stream, 0);
     let head = format!(
-        "#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-SKIP:SKIPPED-SEGMENTS=4\n#EXT-X-MAP:URI=\"{init}\"\n\
+        "#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-SKIP:SKIPPED-SEGMENTS=4\n#EXT-X-MAP:URI=\"{init}\"\n\
          #EXT-X-PROGRAM-DATE-TIME:2026-11-22T13:01:41.250Z\n#EXTINF:2.000,\nseg-4.m4s\n"
     );
     assert!(text.contains(&head), "{text}");
@@ -200,27 +199,27 @@ fn the_last_part_of_a_broadcast_obeys_the_target() {
 fn other_tracks_or_frame_rates_settle_the_targets_anew() {
     let targets = |stream: &Stream| {
         let window = stream.segmenter.window();
-        (window.target_duration, window.part_target.as_millis(), window.independent)
+        (window.target_duration, window.part_target.as_millis())
     };
     // Sound alone, whose frames are of 20 ms here; then pictures with an IDR every 4 s.
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[sound()]));
     (0..8000).step_by(20).for_each(|dts| stream.push(TrackId::AUDIO, dts, 0, true, 10));
-    assert_eq!(targets(&stream), (2, 216, true));
+    assert_eq!(targets(&stream), (2, 216));
     stream.catalog = catalog(1, &[video(), sound()]);
     stream.both(8000, 30_000, 4000);
-    assert_eq!(targets(&stream), (4, 216, true));
+    assert_eq!(targets(&stream), (4, 216));
 
     // Broadcasts of 25, 2 and 25 pictures a second.
     let mut stream = Stream::new(SegmenterConfig::default(), catalog(1, &[video()]));
     stream.pictures(0, 8000, 1000);
-    assert_eq!(targets(&stream), (2, 216, true));
+    assert_eq!(targets(&stream), (2, 216));
     stream.catalog = catalog(2, &[video()]);
     (0..8000).step_by(500).for_each(|dts| stream.push(TrackId::VIDEO, dts, 0, dts % 1000 == 0, 100));
-    assert_eq!(targets(&stream), (2, 540, true));
+    assert_eq!(targets(&stream), (2, 540));
     assert!(listed_parts(&stream).iter().all(|part| part.duration.as_millis() <= 540));
     stream.catalog = catalog(3, &[video()]);
     stream.pictures(0, 8000, 1000);
-    assert_eq!(targets(&stream), (2, 216, true));
+    assert_eq!(targets(&stream), (2, 216));
 }
 
 #[test]
