@@ -66,7 +66,11 @@ struct TrackTimeline {
     /// Added to unwrapped timestamps.
     offset: i64,
     /// The offset before the clock was last set.
-    previous_offset: i64,
+    previous_offset: Option<i64>,
+    /// Arrival minus DTS of this track.
+    delay: LeastDelay,
+    /// Whether the track has a clock of its own, which only its arrival relates to the others'.
+    is_apart: bool,
     /// The unwrapped timestamp of the newest unit whose timestamp was plausible.
     stamp: i64,
     /// The arrival of the newest unit.
@@ -108,7 +112,10 @@ impl TimestampMapper {
         let arrived = i64::try_from(arrived.saturating_duration_since(origin).as_millis()).unwrap_or(i64::MAX);
         let expected = self.delay.get().map(|delay| arrived - delay);
         let Placed { at, is_plausible, correction } = match self.tracks.get_mut(&track) {
-            Some(timeline) => timeline.advance(timestamp, arrived, expected.unwrap_or(arrived), &mut self.shift),
+            Some(timeline) => {
+                let is_strict = timeline.order.is_known(track) && arrived > SETTLES;
+                timeline.advance(timestamp, arrived, expected.unwrap_or(arrived), is_strict, &mut self.shift)
+            }
             None => {
                 let (timeline, correction) = self.begin(timestamp, arrived, expected);
                 let at = timeline.stamp + timeline.offset;
@@ -123,9 +130,24 @@ impl TimestampMapper {
         timeline.dts = dts;
         timeline.arrived = arrived;
         if is_plausible {
+            timeline.delay.observe(arrived, arrived - at);
             self.delay.observe(arrived, arrived - at);
+            self.align(track);
         }
         Mapped { dts: Timestamp::from_millis(dts), pts: Timestamp::from_millis(pts), correction }
+    }
+
+    /// Moves a track that has a clock of its own to where the least delays of all are the same: its first units may have been late, and its clock
+    /// may drift.
+    fn align(&mut self, track: TrackId) {
+        let others = self.tracks.iter().filter(|(id, other)| **id != track && !other.is_apart);
+        let Some(reference) = others.filter_map(|(_, other)| other.delay.get()).min() else { return };
+        let Some(timeline) = self.tracks.get_mut(&track).filter(|timeline| timeline.is_apart) else { return };
+        let Some(apart) = timeline.delay.get().map(|delay| delay - reference).filter(|by| by.abs() > ALIGNED) else {
+            return;
+        };
+        timeline.offset += apart.signum();
+        timeline.delay.shift(-apart.signum());
     }
 
     /// The timeline of a track whose first unit has this timestamp. It has the clock of the other tracks, unless that would put it far from
@@ -133,7 +155,9 @@ impl TimestampMapper {
     fn begin(&self, timestamp: u32, arrived: i64, expected: Option<i64>) -> (TrackTimeline, Option<ClockCorrection>) {
         let timeline = |stamp, offset| TrackTimeline {
             offset,
-            previous_offset: offset,
+            previous_offset: None,
+            delay: LeastDelay::default(),
+            is_apart: false,
             stamp,
             arrived,
             dts: i64::MIN,
@@ -148,23 +172,38 @@ impl TimestampMapper {
             return (timeline(stamp, known.offset), None);
         }
         let apart = stamp + known.offset - expected;
-        (timeline(timestamp.into(), expected - i64::from(timestamp)), Some(ClockCorrection::Apart(apart)))
+        let own = timeline(timestamp.into(), expected - i64::from(timestamp));
+        (TrackTimeline { is_apart: true, ..own }, Some(ClockCorrection::Apart(apart)))
     }
 }
 
 impl TrackTimeline {
-    /// The time of the next unit on the stream's timeline.
-    fn advance(&mut self, timestamp: u32, arrived: i64, expected: i64, shift: &mut Option<Shift>) -> Placed {
+    /// The time of the next unit on the stream's timeline. `is_strict`: its order and delay are known, so that less is plausible.
+    fn advance(
+        &mut self,
+        timestamp: u32,
+        arrived: i64,
+        expected: i64,
+        is_strict: bool,
+        shift: &mut Option<Shift>,
+    ) -> Placed {
+        let (max_step, max_rewind) = match self.suspect {
+            _ if !is_strict => (MAX_STEP, MAX_REWIND),
+            None => STRICT,
+            // It goes on where the suspect was, not quite as far back.
+            Some(_) => (STRICT.0, 0),
+        };
         let replaced = |at| Placed { at, is_plausible: false, correction: None };
         let stamp = nearest(self.stamp, timestamp);
         let step = stamp - self.stamp;
-        let is_ahead = step > MAX_STEP.max(self.interval * 3) && stamp + self.offset > expected + MAX_STEP;
+        let due = self.delay.get().filter(|_| is_strict).map_or(expected, |delay| arrived - delay);
+        let is_ahead = step > max_step.max(self.interval * 3) && stamp + self.offset > due + max_step;
         let is_regular = self.suspect.is_some_and(|suspect| {
             let (first, second) = (suspect - self.stamp, stamp - suspect);
             first > 0 && (second - first).abs() <= first / 2
         });
         // Two steps of one length: a slide show that is sent faster than it is shown, and no clock that was set.
-        if step >= -MAX_REWIND && !is_ahead || is_regular {
+        if step >= -max_rewind && !is_ahead || is_regular {
             if is_regular {
                 self.interval = step / 2;
             } else if (1..=MAX_STEP).contains(&step) && self.suspect.is_none() {
@@ -191,11 +230,12 @@ impl TrackTimeline {
         // Two units in a row agree: the clock was set. Another track of the same clock may have told by how much, or it is set back.
         let own = self.dts + step.max(1) - stamp;
         let followed = shift.filter(|shift| arrived - shift.at <= SHIFT_MEMORY).map(|shift| self.offset + shift.by);
-        let known = [followed, Some(self.previous_offset)].into_iter().flatten();
-        let offset = known.into_iter().find(|offset| (offset - own).abs() <= MAX_SHIFT_ERROR).unwrap_or(own);
+        let most = MAX_SHIFT_ERROR.min((self.offset - own).abs() / 2);
+        let known = [followed, self.previous_offset].into_iter().flatten();
+        let offset = known.into_iter().find(|offset| (offset - own).abs() <= most).unwrap_or(own);
         let correction = Some(ClockCorrection::Set(self.offset - offset));
         *shift = Some(Shift { by: offset - self.offset, at: arrived });
-        (self.previous_offset, self.offset, self.stamp, self.suspect) = (self.offset, offset, stamp, None);
+        (self.previous_offset, self.offset, self.stamp, self.suspect) = (Some(self.offset), offset, stamp, None);
         Placed { at: stamp + offset, is_plausible: true, correction }
     }
 }
@@ -209,6 +249,8 @@ struct PresentationOrder {
     recent: Vec<i64>,
     has_composition: bool,
     steps_back: u32,
+    /// Units so far, up to [`KNOWN_AFTER`].
+    units: u32,
     /// The greatest number of units seen that are decoded before a unit and presented after it.
     depth: usize,
     /// The smallest is the DTS of the newest unit; `depth` more have been decoded since. Only while timestamps are PTS.
@@ -216,6 +258,12 @@ struct PresentationOrder {
 }
 
 impl PresentationOrder {
+    /// Whether the timestamps of `track` are known to be DTS, which do not go back.
+    fn is_known(&self, track: TrackId) -> bool {
+        let is_seen = self.units >= KNOWN_AFTER && self.steps_back < MIN_STEPS_BACK;
+        !track.is_video() || self.has_composition || is_seen
+    }
+
     /// DTS and PTS of a unit of `track` at `at`, with a DTS of at least `least`.
     fn place(&mut self, track: TrackId, at: i64, composition: i64, least: i64) -> (i64, i64) {
         if !track.is_video() {
@@ -223,6 +271,7 @@ impl PresentationOrder {
             return (dts, if composition < 0 { at + composition } else { (at + composition).max(dts) });
         }
         self.has_composition |= composition != 0;
+        self.units = (self.units + 1).min(KNOWN_AFTER);
         let before = self.recent.iter().filter(|earlier| **earlier > at).count();
         if self.recent.last().is_some_and(|last| at < last - MAX_ROUNDING) {
             self.steps_back += 1;
@@ -262,6 +311,14 @@ const FIRST_INTERVAL: i64 = 23;
 const MAX_STEP: i64 = 1000;
 /// Timestamps may go back by this much: PTS of reordered pictures, rounding.
 const MAX_REWIND: i64 = 1000;
+/// The same once order and delay are known: jitter is less.
+const STRICT: (i64, i64) = (300, 100);
+/// How long it takes until the least delay is known: a publisher may begin with a queue.
+const SETTLES: i64 = 5000;
+/// Units after which those of a track have been seen out of order, if ever.
+const KNOWN_AFTER: u32 = 40;
+/// Least delays of two clocks that differ by less are the same.
+const ALIGNED: i64 = 10;
 /// Two tracks that start further apart than this, relative to their arrival, have different clocks.
 const MAX_APART: i64 = 10_000;
 /// How long after one track's clock was set the other tracks are expected to follow.
@@ -349,6 +406,20 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_of_its_own_is_aligned_even_if_its_first_units_were_late() {
+        for late in [V, A] {
+            let stamp = |track, at: u64| at as u32 + if track == A { 3_600_000 } else { 0 };
+            let arrival = |track, at: u64| if track == late && at < 400 { 400 } else { at };
+            let mut messages: Vec<_> =
+                live(60, stamp).into_iter().map(|(track, at, stamp)| (track, arrival(track, at), stamp)).collect();
+            messages.sort_by_key(|(_, arrived, _)| *arrived);
+            let newest = |wanted| map(&messages).into_iter().rev().find(|(track, ..)| *track == wanted).unwrap().1;
+            let apart = newest(A) - newest(V) - 20;
+            assert!(apart.abs() <= 15, "late {late}: {apart} ms apart");
+        }
+    }
+
+    #[test]
     fn tracks_of_one_clock_keep_their_distance() {
         // Sound that is encoded ahead of the pictures, and pictures that begin much later.
         let messages: Vec<_> = live(60, |track, at| at as u32 + if track == A { 900 } else { 0 })
@@ -381,8 +452,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_moves_nothing() {
-        for set in [-3000, -1_000_000, 1200, 25_000, 100_000_000] {
-            let stamp = |_, at: u64| (2_000_000 + at as i64 + if at >= 5000 { set } else { 0 }) as u32;
+        for set in [-300, -800, -3000, -1_000_000, 400, 700, 1200, 25_000, 100_000_000] {
+            let stamp = |_, at: u64| (2_000_000 + at as i64 + if at >= 8000 { set } else { 0 }) as u32;
             let messages = live(30, stamp);
             assert_follows_arrival(&messages);
             let mapped = map(&messages);
@@ -449,6 +520,35 @@ mod tests {
                 let Mapped { dts, .. } = mapper.map(track, timestamp, composition, now);
                 prop_assert!(dts >= Timestamp::ZERO);
                 prop_assert!(last.insert(track, dts) < Some(dts));
+            }
+        }
+
+        /// The clock of both tracks is set by less or more, at any time, with DTS or with PTS of B-frames.
+        #[test]
+        fn a_clock_that_is_set_moves_nothing_at_any_time(
+            set in -5000i64..5000, at in 6000u64..9000, has_composition: bool, sound_lag in 0u64..300,
+        ) {
+            // Less is jitter.
+            prop_assume!(!(-150..=350).contains(&set));
+            let stamp = |_, made: u64| (2_000_000 + made as i64 + if made >= at { set } else { 0 }) as u32;
+            let mut messages = live(20, stamp);
+            for message in messages.iter_mut().filter(|message| message.0 == A) {
+                message.1 += sound_lag;
+            }
+            messages.sort_by_key(|(_, arrived, _)| *arrived);
+            let (mut mapper, start) = (TimestampMapper::new(), Instant::now());
+            let mut last: BTreeMap<TrackId, i64> = BTreeMap::new();
+            for (track, arrived, timestamp) in messages {
+                let composition = if has_composition && track == V { 80 } else { 0 };
+                let arrival = start + Duration::from_millis(arrived);
+                let Mapped { dts, .. } = mapper.map(track, timestamp, composition, arrival);
+                let interval = if track == V { 40 } else { 20 };
+                if let Some(before) = last.insert(track, dts.as_millis()) {
+                    let step = dts.as_millis() - before;
+                    prop_assert!((interval / 2..=interval * 3 / 2).contains(&step), "{track} at {arrived}: a step of {step} ms");
+                }
+                let expected = 2_000_000 + arrived as i64 - if track == A { sound_lag as i64 } else { 0 };
+                prop_assert!((dts.as_millis() - expected).abs() <= 40, "{track} at {arrived} is {} ms off", dts.as_millis() - expected);
             }
         }
 

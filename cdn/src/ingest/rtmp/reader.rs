@@ -39,9 +39,10 @@ impl Reader {
     /// `last_epoch`: the stream's last epoch before this publisher, and its newest DTS.
     pub(crate) fn new(limits: PendingLimits, last_epoch: Option<(Epoch, Timestamp)>) -> Self {
         let assembler = TrackAssembler::new(limits, last_epoch);
-        let correction_log = LogLimiter::new(|corrections, (track, correction): &(TrackId, ClockCorrection)| {
-            tracing::info!(%track, %correction, corrections, "timestamps of the publisher are corrected");
-        });
+        let correction_log =
+            LogLimiter::with_burst(4, |corrections, (track, correction): &(TrackId, ClockCorrection)| {
+                tracing::info!(%track, %correction, corrections, "timestamps of the publisher are corrected");
+            });
         Self { demuxer: Demuxer::new(assembler.epoch()), assembler, refused: Vec::new(), correction_log }
     }
 
