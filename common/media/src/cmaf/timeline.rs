@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::segment::{Init, Intervals, Part, SAMPLE_COST, Segment};
+use super::open_segment::{OpenSegment, unit_cost};
+use super::segment::{Init, Intervals, Part, Segment};
 use crate::access_unit::{AccessUnit, TrackId, TrackKind};
 use crate::catalog::Catalog;
 use crate::codec::Format;
@@ -61,23 +62,6 @@ pub(super) struct Timeline {
     pub(super) held: Vec<Entry>,
     /// Where the segment before the one in progress ended.
     closed: Option<Timestamp>,
-}
-
-/// The segment in progress.
-#[derive(Debug)]
-pub(super) struct OpenSegment {
-    pub(super) start: Timestamp,
-    pub(super) discontinuity: bool,
-    /// Whether the first video frame is an IDR; `None` before the first one.
-    pub(super) independent: Option<bool>,
-    /// Intervals between its pictures in milliseconds.
-    intervals: Vec<u32>,
-    pub(super) parts: Vec<Part>,
-    pub(super) bytes: usize,
-    pub(super) part_start: Timestamp,
-    pub(super) units: Vec<AccessUnit>,
-    /// Its date, once playlists have stated it.
-    date: Option<WallClock>,
 }
 
 impl Timeline {
@@ -312,8 +296,8 @@ impl Timeline {
         }
         let open = self.open_segment(start);
         open.add(unit);
-        if let Some(before) = before.filter(|_| unit.track.is_video() && open.intervals.len() < MAX_INTERVALS) {
-            open.intervals.push(u32::try_from(unit.dts - before).unwrap_or(u32::MAX).min(MAX_INTERVAL));
+        if let Some(before) = before.filter(|_| unit.track.is_video()) {
+            open.add_interval(unit.dts - before);
         }
     }
 
@@ -341,7 +325,7 @@ impl Timeline {
         let mut open = self.open.take()?;
         let later = std::mem::take(&mut open.units);
         let parts = std::mem::take(&mut open.parts);
-        let intervals = Intervals::usual(std::mem::take(&mut open.intervals));
+        let intervals = open.take_intervals();
         let segment = (!parts.is_empty()).then(|| Segment { intervals, ..self.segment(&open, parts, end) });
         self.discontinuity_pending |= segment.is_none() && open.discontinuity;
         let is_over = segment.is_some() || end >= open.start + longest;
@@ -432,39 +416,6 @@ impl Timeline {
     }
 }
 
-impl OpenSegment {
-    fn new(start: Timestamp, discontinuity: bool) -> Self {
-        Self {
-            start,
-            discontinuity,
-            independent: None,
-            intervals: Vec::new(),
-            parts: Vec::new(),
-            bytes: 0,
-            part_start: start,
-            units: Vec::new(),
-            date: None,
-        }
-    }
-
-    pub(super) fn add(&mut self, unit: &AccessUnit) {
-        if unit.track.is_video() {
-            self.independent.get_or_insert(unit.random_access);
-        }
-        self.bytes += unit_cost(unit);
-        self.units.push(unit.clone());
-    }
-
-    pub(super) fn is_not_empty(&self) -> bool {
-        !self.parts.is_empty() || !self.units.is_empty()
-    }
-}
-
-/// What it costs to hold a unit, in bytes.
-fn unit_cost(unit: &AccessUnit) -> usize {
-    unit.payload.len() + SAMPLE_COST
-}
-
 /// The init segment for the tracks of the catalog's rendition that fMP4 can carry; `None` if it can carry none of them.
 pub(super) fn init(catalog: &Catalog) -> Option<Arc<Init>> {
     let mut carried = Catalog { tracks: Vec::new(), ..catalog.clone() };
@@ -499,10 +450,6 @@ const SOUND_PATIENCE: i64 = 600;
 const PICTURES_PATIENCE: i64 = 3000;
 /// In milliseconds. Silence ends this long before the pictures, so that sound that comes back is not late.
 const SILENCE_MARGIN: i64 = 100;
-/// Bounds the intervals that the frame rate of a segment is told by.
-const MAX_INTERVALS: usize = 1024;
-/// In milliseconds. Bounds one of them, so that their sum fits.
-const MAX_INTERVAL: u32 = 60_000;
 /// Bounds the silent frames that are added at once: more than the longest segment, of frames of 10 ms.
 const MAX_SILENCE: usize = 1100;
 /// In milliseconds. Sixteen B-frames at 5 frames per second take less.
