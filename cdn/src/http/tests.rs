@@ -395,6 +395,38 @@ async fn a_playlist_waits_for_the_first_segment() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_without_a_publisher_has_no_bitrate_and_is_not_called_live() {
+    let fixture = Fixture::new();
+    let publishing = fixture.publish();
+    push(&publishing, 1, 0..5);
+    first_segment(&fixture).await;
+    let bitrate = async || fixture.fetch("/api/v1/streams/live", &[]).await.json()["bitrate"].as_u64();
+    assert!(bitrate().await > Some(0));
+    drop(publishing);
+    assert_eq!(bitrate().await, Some(0));
+    let next = fixture.hls.stream("live").unwrap().now().playlist.next_msn;
+    let reply = fixture.fetch(&format!("/live/media.m3u8?_HLS_msn={next}"), &[]).await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(reply.text().contains("publisher of the stream \"live\" is disconnected"), "{}", reply.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_key_frame_is_told_why() {
+    let fixture = Fixture::new();
+    let publishing = fixture.publish();
+    let catalog = catalog(1);
+    for n in 0..200 {
+        let (dts, track) = (Timestamp::from_millis(n * 40), TrackId::VIDEO);
+        let payload = Bytes::from_static(&[0, 0, 1, 0, 0x41]);
+        let unit = AccessUnit { epoch: Epoch(1), track, dts, pts: dts, random_access: n == 0, payload };
+        publishing.push(&catalog, unit, None);
+    }
+    let reply = fixture.fetch("/live/index.m3u8", &[]).await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(reply.text().contains("key frames are 8.0 s apart or more"), "{}", reply.text());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_offline_stream_is_reported_at_once() {
     let fixture = Fixture::new();
     fixture.hub.open("live");
@@ -415,7 +447,10 @@ async fn sequence_numbers_continue_when_the_publisher_returns() {
     push(&publishing, 1, 0..5);
     let first = first_segment(&fixture).await;
     let number = |path: &str| path.trim_start_matches("/live/seg-").trim_end_matches(".m4s").parse::<u64>().unwrap();
-    assert!(number(&first) > 1_700_000_000, "above all numbers of an earlier run");
+    assert!(
+        number(&first) > 1_700_000_000_000,
+        "above all numbers of an earlier run, whose segments may have been short"
+    );
     drop(publishing);
     assert!(!fixture.fetch("/live/media.m3u8", &[]).await.text().contains("ENDLIST"));
     let publishing = fixture.publish();
