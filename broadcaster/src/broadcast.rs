@@ -19,9 +19,9 @@ use net::trace::{Trace, UnitRef};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::rate_control::RateControl;
 use crate::stats::Stats;
 use crate::timestamps::TimestampNormalizer;
+use crate::uplink::Uplink;
 
 /// One broadcast. Shared by the threads that produce units and the task that publishes them.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Broadcast {
     inner: Mutex<Inner>,
     stats: Arc<Stats>,
     trace: Option<Arc<Trace>>,
-    rate_control: RateControl,
+    uplink: Uplink,
     /// One moment on the wall clock and on the monotonic clock. All stamps derive from it, so setting the system clock does not affect them.
     clock_anchor: (WallClock, Instant),
 }
@@ -67,7 +67,7 @@ impl Broadcast {
             inner: Mutex::new(inner),
             stats,
             trace: None,
-            rate_control: RateControl::default(),
+            uplink: Uplink::default(),
             clock_anchor,
         }
     }
@@ -77,9 +77,9 @@ impl Broadcast {
         Self { trace, ..self }
     }
 
-    /// The rate control of the video encoder, fed with measurements of the uplink.
-    pub fn rate_control(&self) -> &RateControl {
-        &self.rate_control
+    /// The uplink: fed by the push and the server of LAN viewers, read by them and by the video encoder.
+    pub fn uplink(&self) -> &Uplink {
+        &self.uplink
     }
 
     /// The epoch, which identifies the broadcast.

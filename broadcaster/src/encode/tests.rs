@@ -304,7 +304,7 @@ fn a_fixed_bitrate_turns_rate_control_off() {
         let mut encoding =
             VideoEncoding::new(settings, false, BroadcastClock::start(), broadcast.clone(), Arc::default());
         encoding.encode(Picture { frame: picture(0), captured: 1_000_000, fps: Some(25.0) }).unwrap();
-        let target = broadcast.rate_control().target(std::time::Instant::now());
-        assert_eq!(target, (!fixed_bitrate).then_some(300_000));
+        let target = broadcast.uplink().target().map(|target| target.as_bits_per_second());
+        assert_eq!(target, (!fixed_bitrate).then_some(300_000.0));
     }
 }

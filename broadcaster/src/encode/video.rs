@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::{Rational, color, frame};
@@ -19,6 +18,7 @@ use super::{DropOldestQueue, Picture, VideoSettings};
 use crate::broadcast::Broadcast;
 use crate::clock::BroadcastClock;
 use crate::stats::Stats;
+use crate::uplink::Rate;
 
 /// Encodes one video track. Its encoder opens with the first picture, which decides the track's size and rate where the settings do
 /// not.
@@ -91,7 +91,7 @@ impl VideoEncoding {
                 if self.settings.fixed_bitrate {
                     tracing::debug!("rate control is off");
                 } else if open.encoder.set_bitrate(open.rate) {
-                    self.broadcast.rate_control().follow(open.rate, Instant::now());
+                    self.broadcast.uplink().control_encoder(Rate::bits_per_second(open.rate as f64));
                 } else {
                     tracing::info!(
                         encoder = open.encoder.name(),
@@ -119,7 +119,7 @@ impl VideoEncoding {
             open.burned_in.push_back((pts, open.counter));
             open.counter = open.counter.wrapping_add(1);
         }
-        if let Some(target) = self.broadcast.rate_control().target(Instant::now())
+        if let Some(target) = self.broadcast.uplink().target().map(|target| target.as_bits_per_second() as u64)
             && open.is_change(target)
         {
             open.encoder.set_bitrate(target);

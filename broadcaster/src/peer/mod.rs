@@ -4,10 +4,7 @@
 //! code that this broadcaster's terminal shows authorises instead. The name advertised by mDNS can be recognised only with a secret
 //! that the CDN hands to authorised viewers. No viewer learns of another.
 
-mod admission;
-mod bandwidth_allocator;
 mod send_order;
-mod uplink;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,8 +30,8 @@ use tokio::task::JoinSet;
 
 use crate::broadcast::Broadcast;
 use crate::stats::Stats;
+use crate::uplink::Rate;
 use send_order::ViewerFirst;
-use uplink::Uplink;
 
 /// How LAN viewers are served.
 #[derive(Clone, Debug)]
@@ -77,7 +74,6 @@ pub struct PeerServer {
     settings: PeerSettings,
     broadcast: Arc<Broadcast>,
     stats: Arc<Stats>,
-    upload: Uplink,
     lead: ViewerFirst,
     /// Of the connections that are not admitted yet.
     handshakes: Arc<ConnectionSlots>,
@@ -128,7 +124,9 @@ impl PeerServer {
             None => own_addresses(port),
         };
         let advertisement = PeerAdvertisement { pin: identity.pin(), secret: rand::random(), addresses };
-        let upload = Uplink::new(settings.bitrate_limit);
+        if let Some(limit) = settings.bitrate_limit {
+            broadcast.uplink().limit_viewers(Rate::bits_per_second(limit as f64));
+        }
         let handshakes = ConnectionLimiter::with_ipv6_limit(MAX_HANDSHAKES, MAX_PER_ADDRESS, MAX_HANDSHAKES);
         let seats = ConnectionLimiter::with_ipv6_limit(settings.max_viewers, MAX_PER_ADDRESS, settings.max_viewers);
         Ok(Arc::new(Self {
@@ -138,7 +136,6 @@ impl PeerServer {
             settings,
             broadcast,
             stats,
-            upload,
             lead: ViewerFirst::new(),
             handshakes: ConnectionSlots::new(handshakes, 0, Evictable::Undeclared),
             seats,
@@ -188,34 +185,18 @@ impl PeerServer {
         }
     }
 
-    /// Accounts `bytes` pushed to the CDN. On a shared bottleneck viewers get what is left.
-    pub fn on_pushed(&self, bytes: usize) {
-        self.upload.pushed(bytes);
-    }
-
     /// Await this before pushing the frame at `position`: with a single viewer that keeps up, the viewer's copy is sent first. With
     /// several it returns at once, since the push would wait for all of them.
     pub async fn wait_for_viewer(&self, position: u64) {
-        if self.upload.flowing() == 1 {
+        if self.broadcast.uplink().active_viewers() == 1 {
             self.lead.wait(position).await;
         }
     }
 
     /// Whether a single viewer shares a bottleneck with the push, so that its copies are sent first.
     pub fn shares_bottleneck_with_viewer(&self) -> bool {
-        self.upload.flowing() == 1 && self.upload.is_narrow()
-    }
-
-    /// Estimated capacity in bits per second of the bottleneck that viewers share with the push and on which they yield to it; `None` if
-    /// they share none.
-    pub fn link_capacity(&self) -> Option<u64> {
-        self.upload.takes()
-    }
-
-    /// Feeds the push's queueing delay and base RTT (`way`) into the capacity estimate; `None` while it is disconnected. Call it often: a
-    /// push without feedback counts as delayed.
-    pub fn on_push_feedback(&self, wait: Option<Duration>, way: Duration) {
-        self.upload.push_waits(wait, way);
+        let uplink = self.broadcast.uplink();
+        uplink.active_viewers() == 1 && uplink.is_narrow()
     }
 
     /// Accepts viewers, and advertises by mDNS if so set, until the future is dropped or the endpoint is closed.
@@ -321,7 +302,7 @@ impl PeerServer {
         self.stats.lan_viewers.increment();
         self.has_viewer.send_replace(true);
         tracing::info!("a LAN viewer connected");
-        let (id, admitted) = self.upload.join();
+        let (id, admitted) = self.broadcast.uplink().join();
         let source = Arc::new(ViewerSource { id, admitted, peer: self.clone() });
         let delivery = Delivery::new(source.clone()).gated_by(source.clone()).observed_by(source);
         let ended = request.serve(delivery, proof, std::future::pending()).await;
@@ -392,7 +373,7 @@ struct ViewerSource {
 
 impl Drop for ViewerSource {
     fn drop(&mut self) {
-        self.peer.upload.leave(self.id);
+        self.peer.broadcast.uplink().leave(self.id);
     }
 }
 
@@ -425,7 +406,7 @@ impl StreamSource for ViewerSource {
 
 impl SendGate for ViewerSource {
     fn acquire(&self, kind: TrackKind, wanted: usize, queue_delay: Duration) -> Grant {
-        self.peer.upload.ask(self.id, wanted, kind == TrackKind::Audio, queue_delay)
+        self.peer.broadcast.uplink().acquire(self.id, wanted, kind == TrackKind::Audio, queue_delay)
     }
 
     fn capacity_available(&self) -> Option<watch::Receiver<bool>> {
@@ -435,7 +416,7 @@ impl SendGate for ViewerSource {
 
 impl SubscriptionObserver for ViewerSource {
     fn on_active(&self, active: bool) {
-        self.peer.upload.flows(self.id, active);
+        self.peer.broadcast.uplink().set_active(self.id, active);
     }
 
     fn on_sent(&self, kind: TrackKind, position: u64, bytes: usize) {
@@ -450,7 +431,7 @@ impl SubscriptionObserver for ViewerSource {
     }
 
     fn on_dropped(&self) {
-        self.peer.upload.left_out(self.id);
+        self.peer.broadcast.uplink().on_dropped(self.id);
     }
 }
 

@@ -1,13 +1,13 @@
 //! Paces a pushed IDR when a LAN viewer shares the bottleneck.
 //!
-//! Two copies of an IDR occupy a slow link for longer than a frame interval, so the viewer's copy of the next frame would queue behind the
-//! push's IDR. So the kernel paces that IDR over one and a half frame intervals (`SO_MAX_PACING_RATE`, socket(7)), during which the link
-//! sends the viewer's copy first. On other platforms than Linux nothing is paced.
+//! The kernel paces it (`SO_MAX_PACING_RATE`, socket(7)) at [`idr_rate`]. On other platforms than Linux nothing is paced.
 
 use std::time::Duration;
 
 use media::live_window::Entry;
 use net::rtmp::client::Publisher;
+
+use crate::uplink::idr_rate;
 
 /// The pacing state of one connection.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ impl IdrPacer {
         let rate = entry.predecessor_dts.filter(|_| is_narrow && entry.unit.random_access).map(|after| {
             let interval =
                 Duration::from_millis(entry.unit.dts.as_millis().saturating_sub(after.as_millis()).max(1) as u64);
-            rate(entry.unit.payload.len(), interval)
+            (idr_rate(entry.unit.payload.len(), interval).as_bits_per_second() / 8.0) as u32
         });
         if rate.is_some() || self.is_spread {
             self.is_spread = rate.is_some();
@@ -30,12 +30,7 @@ impl IdrPacer {
     }
 }
 
-/// Pacing rate in bytes per second.
-fn rate(bytes: usize, interval: Duration) -> u32 {
-    let time = interval.mul_f64(PICTURES).min(LONGEST);
-    ((bytes as f64 / time.as_secs_f64()) as u32).max(LEAST)
-}
-
+/// `rate` is in bytes per second; `None` for no pacing.
 #[cfg(target_os = "linux")]
 fn set(publisher: &Publisher, rate: Option<u32>) {
     use std::os::fd::AsRawFd;
@@ -59,23 +54,3 @@ fn set(publisher: &Publisher, rate: Option<u32>) {
 
 #[cfg(not(target_os = "linux"))]
 fn set(_: &Publisher, _: Option<u32>) {}
-
-/// Frame intervals that an IDR is paced over.
-const PICTURES: f64 = 1.5;
-/// Upper bound of the time that an IDR is paced over.
-const LONGEST: Duration = Duration::from_millis(60);
-/// Minimum pacing rate in bytes per second.
-const LEAST: u32 = 10_000;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_idr_is_paced_over_one_and_a_half_frame_intervals() {
-        assert_eq!(rate(10_000, Duration::from_millis(33)), 202_020);
-        assert_eq!(rate(10_000, Duration::from_millis(16)), 416_666);
-        assert_eq!(rate(6_000, Duration::from_secs(1)), 100_000, "bounded for low frame rates");
-        assert_eq!(rate(10, Duration::from_millis(33)), LEAST);
-    }
-}

@@ -20,11 +20,12 @@ pub(super) struct LatencyReporter {
 }
 
 impl LatencyReporter {
-    /// Queues a report of the units sent since the last one and of the number of LAN viewers, if one is due. It leaves with the next write. Returns
-    /// whether one was due.
+    /// Queues a report of the units sent since the last one and of the number of LAN viewers, if one is due: while there is a queue they
+    /// are more frequent, since their exchanges tell where it is. It leaves with the next write. Returns whether one was due.
     pub(super) fn report(&mut self, broadcast: &Broadcast, publisher: &mut Publisher, lan_viewers: u64) -> bool {
         // The first exchanges, on an idle connection, bound the clock offset best.
-        let wait = if self.count < FAST_REPORTS { FAST_INTERVAL } else { INTERVAL };
+        let is_fast = self.count < FAST_REPORTS || broadcast.uplink().has_queue();
+        let wait = if is_fast { FAST_INTERVAL } else { INTERVAL };
         let now = Instant::now();
         if self.last.is_some_and(|last| now < last + wait) {
             return false;
@@ -48,7 +49,7 @@ impl LatencyReporter {
 
 /// Number of reports at [`FAST_INTERVAL`].
 const FAST_REPORTS: u32 = 4;
-/// Time between the first reports.
+/// Time between the first reports, and those while there is a queue.
 const FAST_INTERVAL: Duration = Duration::from_millis(250);
 /// Time between further reports: 6 kbit/s at 30 frames per second.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -17,14 +17,15 @@ use tokio::sync::watch;
 
 use crate::broadcast::Broadcast;
 use crate::peer::PeerServer;
-use crate::rate_control::UplinkSample;
 use crate::stats::{State, Stats};
+use crate::uplink::{PushFeedback, ServerStamps};
 
 pub mod resume;
 pub mod unit_log;
 
 mod idr_pacing;
 mod latency_reporter;
+mod tcp_info;
 
 use idr_pacing::IdrPacer;
 use latency_reporter::LatencyReporter;
@@ -155,10 +156,7 @@ impl RtmpPublisher {
         self.stats.set_state(State::Live);
         let mut cursor = from.map_or(Cursor::at_live_edge(), Cursor::at);
         let sent = self.send(&mut publisher, &mut cursor, next).await;
-        if let Some(peer) = &self.peer {
-            peer.on_push_feedback(None, Duration::ZERO);
-        }
-        self.broadcast.rate_control().waits(None, Instant::now());
+        self.broadcast.uplink().on_push_feedback(None);
         match sent {
             Ok(None) => match publisher.close().await {
                 Ok(()) => SessionEnd::Complete,
@@ -180,6 +178,7 @@ impl RtmpPublisher {
         next: &mut u64,
     ) -> Result<Option<std::io::Error>, rtmp::Error> {
         let mut changed = self.broadcast.changed();
+        let mut last_rtt = None;
         let mut catalog: Option<Arc<Catalog>> = None;
         let (mut latency_reporter, mut spread) = (LatencyReporter::default(), IdrPacer::default());
         // Order of the units sent over this connection, as the server sees it.
@@ -204,7 +203,7 @@ impl RtmpPublisher {
                     return Ok(None);
                 }
                 publisher.flush().await?;
-                self.measure(publisher, cursor);
+                self.measure(publisher, cursor, &mut last_rtt);
                 tokio::select! {
                     _ = changed.changed() => {}
                     error = publisher.idle() => return Err(error),
@@ -232,11 +231,8 @@ impl RtmpPublisher {
                     trace.now("pushed", &entry.unit, "");
                 }
                 self.stats.sent.increment();
-                if let Some(peer) = &self.peer {
-                    peer.on_pushed(entry.unit.payload.len());
-                }
-                self.broadcast.rate_control().pushed(entry.unit.payload.len(), entry.unit.track.is_video());
-                self.report_uplink(publisher, entry.position + 1);
+                self.broadcast.uplink().on_pushed(entry.unit.payload.len(), entry.unit.track.is_video());
+                self.report_uplink(publisher, entry.position + 1, &mut last_rtt);
                 self.stats.pushed.set(entry.position + 1);
                 *next = (*next).max(entry.position + 1);
                 if let Some(log) = &mut self.unit_log
@@ -245,7 +241,7 @@ impl RtmpPublisher {
                     return Ok(Some(error));
                 }
             }
-            self.measure(publisher, cursor);
+            self.measure(publisher, cursor, &mut last_rtt);
             if let Some(log) = &mut self.unit_log
                 && let Err(error) = log.flush()
             {
@@ -254,25 +250,36 @@ impl RtmpPublisher {
         }
     }
 
-    /// Reports the push's queueing delay to the encoder's rate control. Units before `position` have been sent.
-    fn report_uplink(&self, publisher: &Publisher, position: u64) {
-        let behind = self.broadcast.with_window(|window| window.lag(position));
-        let shared = self.peer.as_ref().and_then(|peer| peer.link_capacity());
-        let wait = UplinkSample { queueing: publisher.queue_delay().unwrap_or_default(), behind, shared };
-        self.broadcast.rate_control().waits(Some(wait), Instant::now());
+    /// Reports to the uplink what is known of the connection. Units before `position` have been sent; `last_rtt` is when the last RTT was
+    /// measured.
+    fn report_uplink(&self, publisher: &mut Publisher, position: u64, last_rtt: &mut Option<Instant>) {
+        let tcp = tcp_info::read(publisher);
+        let measured = publisher.rtt_sample().filter(|sample| last_rtt.replace(sample.at) != Some(sample.at));
+        // A server that is not pinged tells by its acknowledgements alone.
+        let by_kernel = tcp.filter(|_| !publisher.server_is_nearcast()).map(|tcp| tcp.rtt);
+        let stamps = publisher.take_exchange().map(|exchange| ServerStamps {
+            forward: exchange.received.micros_since(exchange.sent),
+            backward: exchange.returned.micros_since(exchange.answered),
+        });
+        let feedback = PushFeedback {
+            rtt: measured.map(|sample| sample.rtt).or(by_kernel),
+            outstanding: publisher.outstanding_ping(),
+            backlog: self.broadcast.with_window(|window| window.lag(position)),
+            delivered: tcp.map(|tcp| tcp.acknowledged),
+            unsent: tcp.and_then(|tcp| tcp.unsent),
+            stamps,
+        };
+        self.broadcast.uplink().on_push_feedback(Some(&feedback));
+        if !self.broadcast.uplink().is_saturated() {
+            publisher.suppress_probe_rtt();
+        }
     }
 
-    fn measure(&self, publisher: &Publisher, cursor: &Cursor) {
+    fn measure(&self, publisher: &mut Publisher, cursor: &Cursor, last_rtt: &mut Option<Instant>) {
         let next = self.broadcast.with_window(|window| window.next_position());
-        let queued = next.saturating_sub(cursor.position().unwrap_or(next));
-        self.stats.queued.set(queued);
-        if let Some(peer) = &self.peer {
-            // If the server answers no pings, only the backlog shows congestion.
-            let behind = if queued > BACKLOG_UNITS { BACKLOG_DELAY } else { Duration::ZERO };
-            let wait = publisher.queue_delay().unwrap_or_default().max(behind);
-            peer.on_push_feedback(Some(wait), publisher.min_rtt().unwrap_or_default());
-        }
-        self.report_uplink(publisher, cursor.position().unwrap_or(next));
+        let position = cursor.position().unwrap_or(next);
+        self.stats.queued.set(next.saturating_sub(position));
+        self.report_uplink(publisher, position, last_rtt);
         self.stats.unacknowledged.set(publisher.unacknowledged_bytes().unwrap_or(0));
         self.stats.round_trip.set(publisher.round_trip().map_or(0, |rtt| rtt.as_micros() as u64));
     }
@@ -304,14 +311,8 @@ fn is_takeover(error: &rtmp::Error) -> bool {
 /// Interval between measurements of the push while there is nothing to send.
 const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Unsent units above which the push counts as delayed: two frames with their audio.
-const BACKLOG_UNITS: u64 = 6;
-
-/// Minimum delay assumed for a push with such a backlog.
-const BACKLOG_DELAY: Duration = Duration::from_millis(200);
-
-/// Wait between connection attempts: 125 to 250 ms at first, since a restarted server listens again after a few hundred milliseconds; doubles up
-/// to [`MAX_BACKOFF`] to twice that. Jitter spreads the reconnects of broadcasters that lost the same server.
+/// Wait between connection attempts: 125 to 250 ms at first, since a restarted server listens again after a few hundred milliseconds;
+/// doubles up to [`MAX_BACKOFF`] to twice that. Jitter spreads the reconnects of broadcasters that lost the same server.
 const RECONNECT: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(125))
     .with_max_delay(MAX_BACKOFF)

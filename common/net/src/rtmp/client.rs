@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connection::{Connection, Deadline};
 use super::framing::{self, DATA_CHUNK_STREAM, Framed};
-use super::rtt_probe::RttProbe;
+use super::rtt_probe::{RttProbe, RttSample};
 use super::session::{ClientEvent, ClientRole, ClientSession};
 use super::{
     Error, Gap, Limits, Message, Metadata, PeerAdvertisement, PublisherTiming, Resume, TicketIssuer, Url, amf, chunk,
@@ -102,6 +102,7 @@ where
         began: Instant::now(),
         clock_request: None,
         clock: OffsetEstimator::default(),
+        exchange: None,
         tcp: None,
     })
 }
@@ -167,6 +168,7 @@ pub struct Publisher<S = TcpStream> {
     /// When the outstanding clock request was sent, by the wall clock and by the monotonic one.
     clock_request: Option<(WallClock, Instant)>,
     clock: OffsetEstimator,
+    exchange: Option<Exchange>,
     /// The TCP socket, if the connection is one.
     tcp: Option<(ProbeRttSuppressor, Socket)>,
 }
@@ -303,15 +305,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         self.rtt_probe.round_trip
     }
 
-    /// The queueing delay: the last two RTTs, outstanding pings included, above the minimum RTT. `None` before the first measurement, and
-    /// for a server that is not pinged.
-    pub fn queue_delay(&self) -> Option<Duration> {
-        self.rtt_probe.queue_delay(Instant::now())
+    /// The last answer to a ping; `None` before the first, and for a server that is not pinged.
+    pub fn rtt_sample(&self) -> Option<RttSample> {
+        self.rtt_probe.sample()
     }
 
-    /// The minimum RTT of the last seconds; `None` as for [`Publisher::queue_delay`].
-    pub fn min_rtt(&self) -> Option<Duration> {
-        self.rtt_probe.min_rtt()
+    /// The age of the oldest ping that is not answered yet, zero without one: the RTT is at least as long.
+    pub fn outstanding_ping(&self) -> Duration {
+        self.rtt_probe.outstanding(Instant::now())
+    }
+
+    /// The last exchange of clocks with the server, which each [`send_timing`](Self::send_timing) begins; each is returned once.
+    pub fn take_exchange(&mut self) -> Option<Exchange> {
+        self.exchange.take()
+    }
+
+    /// Keeps the kernel's BBR from pausing, if it is time to ([`crate::bbr`]). Call it at least once a second while the link is not saturated.
+    pub fn suppress_probe_rtt(&mut self) {
+        let now = std::time::Instant::now();
+        if let Some((suppressor, socket)) = &mut self.tcp
+            && suppressor.is_due(now)
+        {
+            suppressor.restart(SockRef::from(&*socket), now);
+        }
     }
 
     /// Ends the stream with `FCUnpublish` and `deleteStream`, and closes the connection.
@@ -344,22 +360,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         self.rtt_probe.poll(&mut self.connection)?;
         self.connection.queue(Some(framed));
         self.connection.flush(self.connection.write_deadline()).await?;
-        self.suppress_probe_rtt();
         if self.pending_writes.len() < MAX_PENDING_WRITES {
             self.pending_writes.push_back((self.connection.sent(), Instant::now()));
         }
         self.process_events()
-    }
-
-    fn suppress_probe_rtt(&mut self) {
-        let link_is_full = self.queue_delay().is_some_and(|queue_delay| queue_delay > FULL_LINK_DELAY);
-        let now = std::time::Instant::now();
-        if let Some((suppressor, socket)) = &mut self.tcp
-            && !link_is_full
-            && suppressor.is_due(now)
-        {
-            suppressor.restart(SockRef::from(&*socket), now);
-        }
     }
 
     fn metadata(&self, metadata: &Metadata) -> Result<Framed, Error> {
@@ -396,7 +400,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                     {
                         // Measured on the monotonic clock, which is not adjusted in between.
                         let returned = WallClock::from_micros(exchange.sent.as_micros().saturating_add(micros));
-                        self.clock.record(self.began.elapsed(), Exchange { returned, ..exchange });
+                        let exchange = Exchange { returned, ..exchange };
+                        self.clock.record(self.began.elapsed(), exchange);
+                        self.exchange = Some(exchange);
                     }
                 }
                 ClientEvent::Started { .. } | ClientEvent::Message(_) => {}
@@ -485,8 +491,6 @@ const NOTSENT_LOWAT: u32 = 64 << 10;
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// The ping interval of a publisher: short, to detect a saturated uplink at once; costs 3 kbit/s.
 const PUBLISH_PING_INTERVAL: Duration = Duration::from_millis(100);
-/// The queueing delay that indicates a saturated link: more than a single frame causes.
-const FULL_LINK_DELAY: Duration = Duration::from_millis(150);
 /// Bounds the writes whose acknowledgement is outstanding: ten seconds of a busy stream.
 const MAX_PENDING_WRITES: usize = 1024;
 /// The deadline of a wait that another deadline ends earlier.

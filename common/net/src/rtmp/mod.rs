@@ -34,5 +34,6 @@ pub use gap::Gap;
 pub use limits::Limits;
 pub use message::{MAX_PEER_ADDRESSES, Message, Metadata, PeerAdvertisement, Resume, TicketIssuer};
 pub use publisher_timing::{MAX_TIMED_UNITS, PublisherTiming};
+pub use rtt_probe::RttSample;
 pub use track_name::parse_track;
 pub use url::Url;

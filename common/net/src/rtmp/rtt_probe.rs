@@ -9,7 +9,15 @@ use tokio::time::Instant;
 use super::Error;
 use super::connection::Connection;
 use super::session::ClientSession;
-use crate::min_rtt::WindowedMinRtt;
+
+/// One measurement of the RTT, queueing included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RttSample {
+    /// The RTT.
+    pub rtt: Duration,
+    /// When it was measured.
+    pub at: std::time::Instant,
+}
 
 /// Pings a Nearcast server to measure the RTT and to detect that it is gone. Other servers are not pinged, because many do not answer.
 pub(super) struct RttProbe {
@@ -21,9 +29,8 @@ pub(super) struct RttProbe {
     overdue: bool,
     interval: Duration,
     pub(super) round_trip: Option<Duration>,
-    /// The RTT before the last one.
-    previous: Duration,
-    min_rtt: WindowedMinRtt,
+    /// When the last answer arrived.
+    answered: Instant,
 }
 
 impl RttProbe {
@@ -36,23 +43,18 @@ impl RttProbe {
             overdue: false,
             interval,
             round_trip: None,
-            previous: Duration::ZERO,
-            min_rtt: WindowedMinRtt::default(),
+            answered: now,
         }
     }
 
-    /// The smaller of the last two RTTs, or the age of the oldest ping in flight, above the minimum RTT: a burst delays one measurement, a
-    /// standing queue delays both.
-    pub(super) fn queue_delay(&self, now: Instant) -> Option<Duration> {
-        let min_rtt = self.min_rtt()?;
-        let pending = self.pending.front().map_or(Duration::ZERO, |(_, since)| now - *since);
-        let last = self.round_trip?.min(self.previous).max(pending);
-        Some(last.saturating_sub(min_rtt))
+    /// The last answer; `None` before the first.
+    pub(super) fn sample(&self) -> Option<RttSample> {
+        Some(RttSample { rtt: self.round_trip?, at: self.answered.into_std() })
     }
 
-    /// The minimum RTT of the last seconds; `None` before the first.
-    pub(super) fn min_rtt(&self) -> Option<Duration> {
-        self.min_rtt.value()
+    /// The age of the oldest ping in flight: the RTT is at least as long. Zero without one.
+    pub(super) fn outstanding(&self, now: Instant) -> Duration {
+        self.pending.front().map_or(Duration::ZERO, |(_, since)| now - *since)
     }
 
     pub(super) fn next(&self) -> Instant {
@@ -92,10 +94,8 @@ impl RttProbe {
         let Some(place) = self.pending.iter().position(|(pending, _)| *pending == stamp) else { return };
         // Answers arrive in order.
         let Some((_, since)) = self.pending.drain(..=place).next_back() else { return };
-        let now = Instant::now();
-        let round_trip = now - since;
-        self.previous = self.round_trip.replace(round_trip).unwrap_or_default();
-        self.min_rtt.update(round_trip, now.into_std());
+        self.answered = Instant::now();
+        self.round_trip = Some(self.answered - since);
         self.overdue = false;
     }
 }
@@ -107,25 +107,21 @@ const MAX_PENDING_PINGS: usize = 32;
 mod tests {
     use super::*;
 
-    /// Pings every 100 ms, of which each takes `round_trip`.
-    async fn ping(probe: &mut RttProbe, pings: u32, round_trip: Duration) {
-        for stamp in 0..pings {
-            probe.pending.push_back((stamp, Instant::now()));
-            tokio::time::sleep(round_trip).await;
-            probe.pong(stamp);
-            tokio::time::sleep(Duration::from_millis(100).saturating_sub(round_trip)).await;
-        }
-    }
-
     #[tokio::test(start_paused = true)]
-    async fn a_longer_route_is_not_a_queue_for_ever() {
+    async fn a_ping_in_flight_bounds_the_rtt_from_below() {
         let ms = Duration::from_millis;
         let mut probe = RttProbe::new(ms(100));
-        ping(&mut probe, 50, ms(20)).await;
-        assert_eq!(probe.queue_delay(Instant::now()), Some(ms(0)));
-        ping(&mut probe, 10, ms(90)).await;
-        assert_eq!(probe.queue_delay(Instant::now()), Some(ms(70)), "it may be a queue");
-        ping(&mut probe, 100, ms(90)).await;
-        assert_eq!((probe.queue_delay(Instant::now()), probe.min_rtt()), (Some(ms(0)), Some(ms(90))));
+        assert_eq!((probe.sample(), probe.outstanding(Instant::now())), (None, ms(0)));
+        for stamp in [0, 100] {
+            probe.pending.push_back((stamp, Instant::now()));
+            tokio::time::sleep(ms(100)).await;
+        }
+        assert_eq!(probe.outstanding(Instant::now()), ms(200));
+        probe.pong(0);
+        let at = Instant::now().into_std();
+        assert_eq!(
+            (probe.sample(), probe.outstanding(Instant::now())),
+            (Some(RttSample { rtt: ms(200), at }), ms(100))
+        );
     }
 }

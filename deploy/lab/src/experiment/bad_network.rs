@@ -1,35 +1,53 @@
-//! `bad-network`: startup time, latency and freezes under loss, bursts, jitter and a slow uplink, for each path by itself.
+//! `bad-network`: startup time, latency and freezes under loss, bursts, jitter and a slow uplink, a longer route and cross traffic, for
+//! each path by itself.
 //!
-//! Three viewers watch concurrently, each over its own link and by one path: directly from the broadcaster, by the relay protocol from the CDN, and by
-//! RTMP from the CDN. Their links are impaired in the same way.
+//! Three viewers watch concurrently, each over its own link and by one path: directly from the broadcaster, by the relay protocol from the
+//! CDN, and by RTMP from the CDN. Their links are impaired in the same way.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use super::cross_traffic::CrossTraffic;
 use super::fanout::{viewer_name, with_viewers};
 use super::outcome::{Outcome, quantile, round, sorted};
 use super::pictures::{self, Picture};
 use super::probe::now;
 use super::testbed::Testbed;
+use super::trace_reader::TraceRow;
 use crate::figure::{Axis, BLUE, Colour, Figure, GREEN, Mark, Panel, Row, VERMILION};
 use crate::latency_bound::{FRAMING, LatencyBounds};
 use crate::link::shape::Shape;
 use crate::topology::shape_syntax;
 
-/// Impairments of the viewers' links, in the syntax of `lab set`; the last one limits the broadcaster's uplink instead.
-const CONDITIONS: [(&str, &str); 7] = [
-    ("none", ""),
-    ("1% loss", "loss=1%"),
-    ("5% loss", "loss=5%"),
-    ("10% loss", "loss=10%"),
-    ("bursts", "burst=1%/20%/0%/60%"),
-    ("50 ms jitter", "delay=50ms jitter=50ms"),
-    (NARROWED, ""),
+/// A condition: its name, the impairment of the viewers' links in the syntax of `lab set`, and what happens to the broadcaster's uplink.
+const CONDITIONS: [(&str, &str, Uplink); 9] = [
+    ("none", "", Uplink::Whole),
+    ("1% loss", "loss=1%", Uplink::Whole),
+    ("5% loss", "loss=5%", Uplink::Whole),
+    ("10% loss", "loss=10%", Uplink::Whole),
+    ("bursts", "burst=1%/20%/0%/60%", Uplink::Whole),
+    ("50 ms jitter", "delay=50ms jitter=50ms", Uplink::Whole),
+    ("uplink 0.7M", "", Uplink::Narrowed),
+    ("uplink +160 ms", "", Uplink::DelayStep),
+    ("cross traffic", "", Uplink::CrossTraffic),
 ];
 
-const NARROWED: &str = "uplink 0.7M";
+/// What happens to the broadcaster's uplink while a condition is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Uplink {
+    Whole,
+    /// For some seconds it carries 0.7 Mbit/s.
+    Narrowed,
+    /// Its round trip becomes longer by 160 ms, as by a handover between access points.
+    DelayStep,
+    /// It carries 2.4 Mbit/s, and a TCP connection sends as much as it can beside the stream.
+    CrossTraffic,
+}
+
+/// How much longer the round trip becomes in [`Uplink::DelayStep`].
+const DELAY_STEP: Duration = Duration::from_millis(160);
 
 /// Latency above the previous median that counts as recovered, milliseconds: a viewer's buffer absorbs it.
 const RECOVERED: f64 = 50.0;
@@ -51,9 +69,12 @@ struct PathSample {
     missing: usize,
     /// The longest time without a displayable new frame, milliseconds.
     freeze: Option<f64>,
-    /// Time from the restoration of the uplink until every frame is within [`RECOVERED`] of the previous median, milliseconds; `None` if the
-    /// uplink was not limited, or without recovery within the interval.
+    /// Time from the restoration of the uplink until every frame is within [`RECOVERED`] of the previous median, milliseconds; `None` if
+    /// the uplink was not limited, or without recovery within the interval.
     recovery: Option<f64>,
+    /// The bitrate that the encoder made from a second of the condition on, relative to that before it; `None` if nothing happened to the
+    /// uplink.
+    bitrate: Option<f64>,
 }
 
 pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
@@ -77,7 +98,7 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
     let whole = uplink.shape(crate::Direction::AToB);
     let mut seen = Vec::new();
     let mut ended = Vec::new();
-    for (condition, (words, settings)) in CONDITIONS.iter().enumerate() {
+    for (condition, (_, settings, happens)) in CONDITIONS.iter().enumerate() {
         let bad = altered(built.link("viewer")?.shape(crate::Direction::AToB), settings)?;
         let mut viewers = Vec::new();
         for (n, (_, via, _)) in PATHS.iter().enumerate() {
@@ -89,20 +110,33 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
         std::thread::sleep(testbed.seconds(5, 3));
         let from = now();
         let mut healed = None;
-        if *words == NARROWED {
-            uplink.set_both(Shape { rate: Some(700_000), ..whole })?;
-            std::thread::sleep(testbed.seconds(4, 2));
-            uplink.set_both(whole)?;
-            healed = Some(now());
+        let mut cross_traffic = None;
+        match happens {
+            Uplink::Whole => {}
+            Uplink::Narrowed => {
+                uplink.set_both(Shape { rate: Some(700_000), ..whole })?;
+                std::thread::sleep(testbed.seconds(4, 2));
+                uplink.set_both(whole)?;
+                healed = Some(now());
+            }
+            Uplink::DelayStep => uplink.set_both(Shape { delay: whole.delay + DELAY_STEP / 2, ..whole })?,
+            Uplink::CrossTraffic => {
+                uplink.set_both(Shape { rate: Some(2_400_000), ..whole })?;
+                cross_traffic = Some(CrossTraffic::start(built.host("broadcaster")?, cdn)?);
+            }
         }
         std::thread::sleep(testbed.seconds(8, 3));
         let to = now();
+        if let Some(cross_traffic) = cross_traffic {
+            cross_traffic.finish()?;
+        }
+        uplink.set_both(whole)?;
         // Late frames still arrive.
         std::thread::sleep(Duration::from_millis(1500));
         for (path, mut viewer) in viewers.into_iter().enumerate() {
             // A viewer without any frame exits with an error, which is a result.
             let summary = viewer.finish().unwrap_or(Value::Null);
-            ended.push((condition, path, Interval { from, healed, to }, viewer, summary));
+            ended.push((condition, path, Interval { from, healed, to }, viewer, summary, *happens));
         }
         for n in 1..=PATHS.len() {
             built.link(&viewer_name(n))?.set_both(whole)?;
@@ -112,7 +146,7 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
     let invalid = built.network.ensure_valid().err().map(|error| format!("{error:#}"));
     broadcaster.finish()?;
     let sent = broadcaster.rows()?;
-    for (condition, path, interval, viewer, summary) in ended {
+    for (condition, path, interval, viewer, summary, happens) in ended {
         let pictures = pictures::join(&sent, &viewer.rows()?, &bounds);
         let made: Vec<i64> = sent.iter().filter(|row| row.stage == "encoded").map(|row| row.at).collect();
         let delays = sorted(pictures.iter().filter(|p| interval.contains(p.encoded)).map(Picture::delay_ms));
@@ -123,6 +157,7 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
             missing: made.iter().filter(|at| interval.contains(**at)).count().saturating_sub(delays.len()),
             freeze: interval.freeze(&pictures),
             recovery: interval.recovery(&made, &pictures),
+            bitrate: interval.bitrate(&sent).filter(|_| happens != Uplink::Whole),
             delays,
             summary,
         });
@@ -141,6 +176,7 @@ pub(super) fn run(testbed: &Testbed) -> Result<Outcome> {
             "missing",
             "freeze_ms",
             "recovery_ms",
+            "bitrate",
         ],
         rows: seen.iter().map(PathSample::row).collect(),
         figure: figure(&seen),
@@ -186,6 +222,17 @@ impl Interval {
         longest.map(|longest| longest as f64 / 1e3)
     }
 
+    /// What the encoder made per second from the second second on, relative to the three seconds before.
+    fn bitrate(self, rows: &[TraceRow]) -> Option<f64> {
+        let rate = |from: i64, to: i64| {
+            let is_one = |row: &&TraceRow| row.stage == "encoded" && (from..to).contains(&row.at);
+            let bytes: usize = rows.iter().filter(is_one).map(|row| row.bytes).sum();
+            bytes as f64 / (to - from) as f64
+        };
+        let before = rate(self.from - 3_000_000, self.from);
+        (before > 0.0).then(|| rate(self.from + 1_000_000, self.to) / before)
+    }
+
     /// The recovery time in milliseconds. `made` are the encoding times of all frames; one that was not received counts as late.
     fn recovery(self, made: &[i64], pictures: &[Picture]) -> Option<f64> {
         let healed = self.healed?;
@@ -213,6 +260,7 @@ impl PathSample {
             "condition": CONDITIONS[self.condition].0, "path": PATHS[self.path].0, "startup_ms": self.startup,
             "delay_ms": { "p50": self.delay(0.5).map(round), "p99": self.delay(0.99).map(round) },
             "missing": self.missing, "freeze_ms": self.freeze.map(round), "recovery_ms": self.recovery.map(round),
+            "bitrate": self.bitrate,
             "summary": self.summary,
         })
     }
@@ -221,11 +269,12 @@ impl PathSample {
         let ms = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
         let recovery = match self.recovery {
             Some(recovery) => format!(", recovered after {recovery:.0} ms"),
-            None if CONDITIONS[self.condition].0 == NARROWED => ", not recovered by the end".to_owned(),
+            None if CONDITIONS[self.condition].2 == Uplink::Narrowed => ", not recovered by the end".to_owned(),
             None => String::new(),
         };
+        let bitrate = self.bitrate.map_or(String::new(), |part| format!(", {:.0}% of the bitrate", part * 100.0));
         format!(
-            "{:<14} {:<12} startup {:>5} ms, latency p50 {:>5} ms, p99 {:>6} ms, {} stalls, longest freeze {:.0} ms, {} skipped, {} missing{recovery}",
+            "{:<14} {:<12} startup {:>5} ms, latency p50 {:>5} ms, p99 {:>6} ms, {} stalls, longest freeze {:.0} ms, {} skipped, {} missing{recovery}{bitrate}",
             CONDITIONS[self.condition].0,
             PATHS[self.path].0,
             ms(self.startup),
@@ -251,12 +300,13 @@ impl PathSample {
             self.missing.to_string(),
             number(self.freeze),
             number(self.recovery),
+            self.bitrate.map_or(String::new(), |part| format!("{part:.2}")),
         ]
     }
 }
 
 fn figure(seen: &[PathSample]) -> Figure {
-    let names: Vec<String> = CONDITIONS.iter().map(|(words, _)| (*words).to_owned()).collect();
+    let names: Vec<String> = CONDITIONS.iter().map(|(words, ..)| (*words).to_owned()).collect();
     let place = |seen: &PathSample| seen.condition as f64 + (seen.path as f64 - 1.0) * 0.26;
     let mut delays = Vec::new();
     let mut starts = Vec::new();
@@ -291,7 +341,7 @@ fn figure(seen: &[PathSample]) -> Figure {
     let longest = seen.iter().filter_map(|one| one.freeze).fold(100.0, f64::max);
     let recoveries: Vec<String> = seen
         .iter()
-        .filter(|one| CONDITIONS[one.condition].0 == NARROWED)
+        .filter(|one| CONDITIONS[one.condition].2 == Uplink::Narrowed)
         .map(|one| {
             let time = one.recovery.map_or("no time within the run".to_owned(), |ms| format!("{ms:.0} ms"));
             format!("{time} ({})", PATHS[one.path].0)
@@ -310,8 +360,8 @@ fn figure(seen: &[PathSample]) -> Figure {
         title: "Impaired networks: each path by itself".into(),
         subtitle: vec![
             "LAN links of 10 Mbit/s and 8 ms, a CDN link of 100 Mbit/s and 30 ms. Impairments are on the viewers' links, in both directions;".into(),
-            "bursts lose 3% in runs of five. In the last condition the uplink drops to 0.7 Mbit/s for four seconds, below the bitrate of 1 Mbit/s;".into(),
-            format!("then latency recovered within {}.", recoveries.join(", ")),
+            "bursts lose 3% in runs of five. The uplink drops to 0.7 Mbit/s for four seconds, below the bitrate of 1 Mbit/s;".into(),
+            format!("then latency recovered within {}. Cross traffic shares an uplink of 2.4 Mbit/s.", recoveries.join(", ")),
         ],
         rows: vec![
             Row { height: 520, panels: vec![panel("Encoder-to-viewer latency: the dot is p50, the line extends to p99", decades, delays)] },
@@ -355,6 +405,23 @@ mod tests {
         assert_eq!(interval.freeze(&late), Some(530.0));
         assert_eq!(interval.recovery(&made, &late), None, "the uplink was not limited");
         assert_eq!(interval.freeze(&[]), None);
+    }
+
+    #[test]
+    fn the_bitrate_is_relative_to_that_before() {
+        let interval = Interval { from: 3_000_000, healed: None, to: 6_000_000 };
+        let row = |at: i64, bytes| TraceRow {
+            stage: "encoded".into(),
+            track: "v0".into(),
+            dts: at / 1000,
+            random_access: false,
+            bytes,
+            path: String::new(),
+            at,
+        };
+        let rows: Vec<TraceRow> = (0..60).map(|n| row(n * 100_000, if n < 40 { 100 } else { 50 })).collect();
+        assert_eq!(interval.bitrate(&rows), Some(0.5), "the first second does not count");
+        assert_eq!(interval.bitrate(&[]), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod bad_network;
 mod comparison;
+mod cross_traffic;
 mod fanout;
 mod handover;
 mod intra_refresh;
@@ -61,7 +62,7 @@ pub const ALL: &[Experiment] = &[
     },
     Experiment {
         name: "bad-network",
-        about: "loss, bursts, jitter and a slow uplink: startup, latency and freezes of each path by itself",
+        about: "loss, bursts, jitter, a slow uplink, a longer route and cross traffic: startup, latency and freezes of each path by itself",
         run: bad_network::run,
     },
     Experiment {

@@ -7,91 +7,92 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::units::{Bytes, Rate};
+
 /// The samples of one link, over some seconds.
 #[derive(Debug, Default)]
-pub(crate) struct DeliveryRateEstimator {
-    looks: VecDeque<Sample>,
+pub(super) struct DeliveryRateEstimator {
+    samples: VecDeque<Sample>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     at: Instant,
-    /// Bytes sent by then.
-    all: f64,
-    /// Bytes known to be delivered by then.
-    arrived: f64,
+    /// Sent by then.
+    sent: Bytes,
+    /// Known to be delivered by then.
+    delivered: Bytes,
     /// The latest queueing delay measured.
-    wait: Duration,
+    queue_delay: Duration,
 }
 
 impl DeliveryRateEstimator {
-    /// Adds a sample: `bytes` sent since the last one, the queueing delay `wait` and the base RTT `way`.
-    pub(crate) fn note(&mut self, bytes: f64, wait: Duration, way: Duration, now: Instant) {
-        let last = self.looks.back().copied();
-        let all = last.map_or(0.0, |last| last.all) + bytes;
-        self.looks.push_back(Sample { at: now, all, arrived: 0.0, wait });
-        let arrived = now.checked_sub(wait + way).map_or(0.0, |then| self.handed_by(then));
-        if let Some(look) = self.looks.back_mut() {
-            look.arrived = arrived.max(last.map_or(0.0, |last| last.arrived));
+    /// Adds a sample: `bytes` sent since the last one, the queueing delay and the minimum RTT.
+    pub(super) fn on_sample(&mut self, bytes: Bytes, queue_delay: Duration, min_rtt: Duration, now: Instant) {
+        let last = self.samples.back().copied();
+        let sent = last.map_or(Bytes::ZERO, |last| last.sent) + bytes;
+        self.samples.push_back(Sample { at: now, sent, delivered: Bytes::ZERO, queue_delay });
+        let delivered = now.checked_sub(queue_delay + min_rtt).map_or(Bytes::ZERO, |then| self.sent_by(then));
+        if let Some(sample) = self.samples.back_mut() {
+            sample.delivered = delivered.max(last.map_or(Bytes::ZERO, |last| last.delivered));
         }
-        while self.looks.len() > MOST {
-            self.looks.pop_front();
+        while self.samples.len() > MAX_SAMPLES {
+            self.samples.pop_front();
         }
     }
 
     /// Attributes further bytes to the intervals before the samples so far, the latest first.
-    pub(crate) fn note_before(&mut self, bytes: impl IntoIterator<Item = f64>) {
+    pub(super) fn backfill(&mut self, bytes: impl IntoIterator<Item = Bytes>) {
         for (n, bytes) in bytes.into_iter().enumerate() {
-            let since = self.looks.len().saturating_sub(1 + n);
-            self.looks.range_mut(since..).for_each(|look| look.all += bytes);
+            let since = self.samples.len().saturating_sub(1 + n);
+            self.samples.range_mut(since..).for_each(|sample| sample.sent += bytes);
         }
     }
 
     /// Bytes sent by `then`, interpolated between samples; none before the first.
-    fn handed_by(&self, then: Instant) -> f64 {
-        let after = self.looks.partition_point(|look| look.at <= then);
-        let Some(before) = after.checked_sub(1).map(|last| self.looks[last]) else { return 0.0 };
-        let Some(next) = self.looks.get(after) else { return before.all };
+    fn sent_by(&self, then: Instant) -> Bytes {
+        let after = self.samples.partition_point(|sample| sample.at <= then);
+        let Some(before) = after.checked_sub(1).map(|last| self.samples[last]) else { return Bytes::ZERO };
+        let Some(next) = self.samples.get(after) else { return before.sent };
         let part = (then - before.at).as_secs_f64() / (next.at - before.at).as_secs_f64();
-        before.all + (next.all - before.all) * part
+        before.sent + (next.sent - before.sent) * part
     }
 
-    /// Delivery rate in bytes per second: the maximum over the starting points in the window, since a link that was idle before its queue
-    /// began delivers more than it did then. Limited by what was sent on a link that is not full. `None` at the start.
-    pub(crate) fn rate(&self) -> Option<f64> {
-        let to = self.looks.back()?;
+    /// Delivery rate: the maximum over the starting points in the window, since a link that was idle before its queue began delivers more
+    /// than it did then. Limited by what was sent on a link that is not full. `None` at the start.
+    pub(super) fn rate(&self) -> Option<Rate> {
+        let to = self.samples.back()?;
         let since = |from: &Sample| {
             let time = to.at.saturating_duration_since(from.at);
             // A decreasing delay is measured late, and would yield a rate far too low.
-            let arriving = time.as_secs_f64() + (to.wait.as_secs_f64() - from.wait.as_secs_f64()).max(0.0);
-            (time >= LEAST).then(|| (to.all - from.all) / arriving)
+            let arriving = time + to.queue_delay.saturating_sub(from.queue_delay);
+            (time >= MIN_INTERVAL).then(|| (to.sent - from.sent) / arriving)
         };
-        let older = self.looks.partition_point(|look| to.at.saturating_duration_since(look.at) >= OVER);
-        self.looks.iter().skip(older.saturating_sub(1)).filter_map(since).max_by(f64::total_cmp)
+        let older = self.samples.partition_point(|sample| to.at.saturating_duration_since(sample.at) >= WINDOW);
+        self.samples.iter().skip(older.saturating_sub(1)).filter_map(since).reduce(Rate::max)
     }
 
-    /// Delivery rate in bytes per second while there is a queue: the capacity. `None` without a queue, or before it has lasted long
-    /// enough.
-    pub(crate) fn full(&self) -> Option<f64> {
-        let to = self.looks.back()?;
-        let queued = self.looks.iter().rev().take_while(|look| look.wait >= QUEUED);
-        let from = queued.take_while(|look| to.at.saturating_duration_since(look.at) <= FULL_OVER).last()?;
+    /// Delivery rate while there is a queue: the capacity. `None` without a queue, or before it has lasted long enough.
+    pub(super) fn saturated_rate(&self) -> Option<Rate> {
+        let to = self.samples.back()?;
+        let queued = self.samples.iter().rev().take_while(|sample| sample.queue_delay >= QUEUED);
+        let from = queued.take_while(|sample| to.at.saturating_duration_since(sample.at) <= MAX_SATURATED).last()?;
         let time = to.at.saturating_duration_since(from.at);
-        (time >= FULL_LEAST).then(|| (to.arrived - from.arrived) / time.as_secs_f64())
+        (time >= MIN_SATURATED).then(|| (to.delivered - from.delivered) / time)
     }
 }
 
 /// Window of [`DeliveryRateEstimator::rate`]: several frames and pings. Shorter ones measure bursts, longer ones the past.
-const OVER: Duration = Duration::from_millis(500);
+const WINDOW: Duration = Duration::from_millis(500);
 /// Minimum interval for a rate.
-const LEAST: Duration = Duration::from_millis(90);
+const MIN_INTERVAL: Duration = Duration::from_millis(90);
 /// Queueing delay from which on there is a queue: less is frames that meet.
-const QUEUED: Duration = Duration::from_millis(20);
-/// Minimum and maximum interval of [`DeliveryRateEstimator::full`].
-const FULL_LEAST: Duration = Duration::from_millis(190);
-const FULL_OVER: Duration = Duration::from_millis(600);
+pub(super) const QUEUED: Duration = Duration::from_millis(20);
+/// Minimum and maximum interval of [`DeliveryRateEstimator::saturated_rate`].
+const MIN_SATURATED: Duration = Duration::from_millis(190);
+const MAX_SATURATED: Duration = Duration::from_millis(600);
 /// Samples that are kept: six seconds, longer than any queue.
-const MOST: usize = 64;
+const MAX_SAMPLES: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -102,9 +103,14 @@ mod tests {
         let start = Instant::now();
         let mut of = DeliveryRateEstimator::default();
         for (at, bytes, wait) in looks {
-            of.note(*bytes, Duration::from_millis(*wait), Duration::ZERO, start + Duration::from_millis(*at));
+            of.on_sample(
+                Bytes::new(*bytes),
+                Duration::from_millis(*wait),
+                Duration::ZERO,
+                start + Duration::from_millis(*at),
+            );
         }
-        assert_eq!(of.rate().map(f64::round), taken);
+        assert_eq!(of.rate().map(|rate| (rate.as_bits_per_second() / 8.0).round()), taken);
     }
 
     #[test]
@@ -136,8 +142,8 @@ mod tests {
             // The delay of what is sent at `then` is known at `then` + delay + base RTT.
             let then = (1.0 + (now - 1.0 - 0.05) / (2000.0 / 700.0)).min(now - 0.05);
             let wait = (now - 0.05 - then).max(0.0);
-            of.note(200.0, Duration::from_secs_f64(wait), way, start + Duration::from_millis(n * 100));
-            full.push(of.full());
+            of.on_sample(Bytes::new(200.0), Duration::from_secs_f64(wait), way, start + Duration::from_millis(n * 100));
+            full.push(of.saturated_rate().map(|rate| rate.as_bits_per_second() / 8.0));
         }
         assert!(full[..13].iter().all(Option::is_none), "{full:?}");
         for rate in &full[13..] {
@@ -150,13 +156,13 @@ mod tests {
         let ms = Duration::from_millis;
         let mut of = DeliveryRateEstimator::default();
         for n in 0..4 {
-            of.note(100.0, ms(0), ms(0), start + ms(n * 100));
+            of.on_sample(Bytes::new(100.0), ms(0), ms(0), start + ms(n * 100));
         }
         // The latest first: 30 bytes in the last 100 ms, 20 in the 100 ms before.
-        of.note_before([30.0, 20.0]);
-        let all: Vec<f64> = of.looks.iter().map(|look| look.all).collect();
+        of.backfill([30.0, 20.0].map(Bytes::new));
+        let all: Vec<f64> = of.samples.iter().map(|sample| sample.sent.get()).collect();
         assert_eq!(all, [100.0, 200.0, 320.0, 450.0]);
         // More intervals than samples: no panic.
-        DeliveryRateEstimator::default().note_before([30.0, 20.0]);
+        DeliveryRateEstimator::default().backfill([30.0, 20.0].map(Bytes::new));
     }
 }
