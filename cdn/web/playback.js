@@ -53,7 +53,8 @@ const OUTAGE = 1_000;
 export class Playback extends EventTarget {
   #video; #url; #hls = null; #recovery = new Recovery(); #flowing = false;
   #margin = 0; #marginAt = 0; #stall = null; // since when playback stands still, and where
-  #init = null; #from = null; // the initialization segment that an instance was replaced for, and where its media begins for the new one
+  #init = null; #from = null; // the initialization segment that the instance plays, and where its media begins if it was made for that
+  #next = null; // the one that the next instance is made for
 
   constructor(video, url) {
     super();
@@ -77,7 +78,6 @@ export class Playback extends EventTarget {
 
   /** Starts with the newest broadcast, when it flows. If the viewer has paused, it starts when the viewer continues. */
   start() {
-    this.#init = null; // another server may use its name again
     this.#recovery.start();
     this.#watch();
   }
@@ -195,6 +195,8 @@ export class Playback extends EventTarget {
     this.#hls = null;
     this.#stall = null; // of what no longer plays
     this.#from = null;
+    this.#init = this.#next;
+    this.#next = null;
     if (globalThis.Hls?.isSupported()) this.#startHls();
     else if (this.#video.canPlayType("application/vnd.apple.mpegurl")) {
       this.#video.src = this.#url;
@@ -206,7 +208,7 @@ export class Playback extends EventTarget {
   }
 
   #startHls() {
-    const { Hls } = globalThis, playback = this;
+    const { Hls } = globalThis, playback = this, made = this.#init;
     // What begins with other tracks begins with them: the media before, still listed, would make buffers that do not take what follows.
     const hls = new (class extends Hls {
       get liveSyncPosition() {
@@ -220,13 +222,17 @@ export class Playback extends EventTarget {
     hls.on(Hls.Events.MANIFEST_PARSED, () => this.#recovery.state === "starting" && this.#play());
     hls.on(Hls.Events.LEVEL_UPDATED, (_, { details }) => {
       const { partHoldBack, holdBack, targetduration } = details;
-      if (hls === this.#hls && this.#init !== null) this.#from = startOf(this.#init, details);
+      if (hls === this.#hls && made !== null) this.#from = startOf(made, details);
       hls.targetLatency = (partHoldBack || holdBack || 3 * targetduration) + this.#margin;
     });
-    hls.on(Hls.Events.FRAG_BUFFERED, () => this.#emit("progress"));
+    hls.on(Hls.Events.FRAG_BUFFERED, (_, { frag }) => {
+      if (hls === this.#hls) this.#init = initOf(frag) ?? this.#init;
+      this.#emit("progress");
+    });
     // A part, or a segment that was fetched whole: the times of request and receipt by performance.now(), and the capture times of its content.
     hls.on(Hls.Events.FRAG_LOADED, (_, { frag, part }) => {
       const { loading } = (part ?? frag).stats, from = frag.programDateTime + 1000 * (part ? part.start - frag.start : 0);
+      if (hls === this.#hls) this.#init ??= initOf(frag);
       if (frag.type === "main" && Number.isFinite(from)) this.#emit("load", { from, to: from + 1000 * (part ?? frag).duration, requested: loading.start, received: loading.end });
     });
     hls.on(Hls.Events.ERROR, (_, data) => {
@@ -243,14 +249,11 @@ export class Playback extends EventTarget {
     hls.attachMedia(this.#video);
   }
 
-  /** Whether the newest media has an initialization segment that no instance was made for. */
+  /** Whether the newest media has another initialization segment than what the instance plays. The next instance is for that. */
   #changes(hls) {
-    const details = hls.latestLevelDetails;
-    const fragments = details ? listed(details) : [];
-    const newest = initOf(fragments.at(-1));
-    // One that all has is none that this instance met on its way.
-    if (!newest || newest === this.#init || initOf(fragments[0]) === newest) return false;
-    this.#init = newest;
+    const details = hls.latestLevelDetails, newest = details && initOf(listed(details).at(-1));
+    if (!newest || !this.#init || newest === this.#init) return false;
+    this.#next = newest;
     return true;
   }
 
@@ -302,7 +305,10 @@ function listed({ fragments, fragmentHint }) {
 
 function initOf(fragment) { return fragment?.initSegment?.url ?? null; }
 
-/** Where the media of an initialization segment begins in a playlist, null where it lists none. */
+/** Where the newest media of an initialization segment begins in a playlist, null where it lists none. */
 function startOf(init, details) {
-  return listed(details).find((fragment) => initOf(fragment) === init)?.start ?? null;
+  const fragments = listed(details);
+  const last = fragments.findLastIndex((fragment) => initOf(fragment) === init);
+  const before = fragments.slice(0, last + 1).findLastIndex((fragment) => initOf(fragment) !== init);
+  return last < 0 ? null : fragments[before + 1].start;
 }

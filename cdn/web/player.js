@@ -141,7 +141,7 @@ function showState() {
   $("state").textContent = PILL[now] ?? now;
   $("state").dataset.state = now;
   const flows = !video.paused && !video.seeking && video.readyState >= HTMLMediaElement.HAVE_FUTURE_DATA;
-  const soundOnly = now === "live" && flows && stream.tracks.length > 0 && !stream.tracks.some((t) => t.kind === "video");
+  const soundOnly = now === "live" && flows && video.videoWidth === 0;
   stoodSince = now === "live" && playback.running && !flows && !video.paused ? stoodSince ?? performance.now() : null;
   const words = veil(now, flows);
   $("veil").hidden = !words && !soundOnly;
@@ -149,7 +149,8 @@ function showState() {
   $("spinner").hidden = !words?.busy;
   $("waves").hidden = !(words?.waves || soundOnly);
   $("veil-title").textContent = soundOnly && !words ? "Sound only" : words?.title ?? "";
-  $("veil-text").textContent = words?.text ?? "";
+  const missing = soundOnly && stream.tracks.some((t) => t.kind === "video") ? "No pictures arrive at present. They are shown as soon as they do." : "";
+  $("veil-text").textContent = words?.text ?? missing;
   $("veil-play").hidden = !words?.play;
   $("unmute").hidden = !(video.muted && flows && now === "live");
 }

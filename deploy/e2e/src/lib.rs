@@ -17,6 +17,7 @@ mod numbered_clip;
 mod player_page;
 mod programs;
 pub mod qemu_vm;
+pub mod replay;
 mod reverse_proxy;
 mod screen;
 mod test_env;

@@ -1,10 +1,13 @@
 //! The player page after interruptions: it plays at its target again, without a click.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Broadcaster, Cdn, PlayerPage, Process, TIMEOUT, TestEnv, until};
+use e2e::replay::{TimedTag, is_header, replay};
+use e2e::{Broadcaster, Cdn, ClipSpec, NumberedClip, PlayerPage, Process, TIMEOUT, TestEnv, until};
+use media::flv::file::{Reader, VIDEO};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -115,6 +118,39 @@ fn the_page_plays_quick_changes_of_tracks() -> Result<()> {
     let worst = waits.iter().map(|(_, wait)| *wait).max().context("no change")?;
     ensure!(worst < QUICK, "{worst:?} until the page played other tracks\n{}", page.history()?);
     ensure!(!shown.to_string().contains("Interrupted"), "a change of tracks is shown as a failure: {shown}");
+    Ok(())
+}
+
+/// Pictures stay away, sound goes on: so does the page, and shows the pictures when they are there again.
+#[test]
+fn the_page_plays_the_sound_while_pictures_stay_away() -> Result<()> {
+    let env = TestEnv::new()?;
+    let key = Cdn::key(&env, "live")?;
+    let cdn = Cdn::start(&env, &[])?;
+    let encoders = &["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "25", "-c:a", "aac"];
+    let clip = NumberedClip::encode(&env, "clip.flv", ClipSpec { count: 25 * 90, encoders, ..ClipSpec::default() })?;
+    let mut tags = TimedTag::from_tags(&Reader::new().push(&std::fs::read(&clip.path)?)?);
+    let is_away = |at: u32| (12_000..27_000).contains(&at) || (42_000..57_000).contains(&at);
+    tags.retain(|TimedTag { at, tag }| tag.kind != VIDEO || is_header(tag) || !is_away(*at));
+    let url = cdn.publish_url(&key);
+    std::thread::spawn(move || replay(&url, None, &tags, &AtomicBool::new(false)));
+    cdn.wait_live("live")?;
+    let page = PlayerPage::open(&env, &cdn, "live")?;
+    page.wait_at_target(TIMEOUT, "the start")?;
+    page.browser.run(WATCH_VEIL)?;
+    for expected in [&["audio"], BOTH, &["audio"], BOTH] {
+        until(TIMEOUT, &format!("the page to play {expected:?}"), || {
+            std::thread::sleep(Duration::from_millis(100));
+            Ok((page.browser.run(PLAYED)? == json!(expected)).then_some(()))
+        })
+        .with_context(|| page.history().unwrap_or_default())?;
+        let title = page.browser.run("return document.getElementById('veil-title').textContent")?;
+        ensure!((title == "Sound only") == (expected != BOTH), "the page plays {expected:?} and shows {title}");
+        page.wait_at_target(SOON, &format!("{expected:?} are all there is"))?;
+    }
+    let shown = page.browser.run("return window.veils")?.to_string();
+    eprintln!("the page has shown {shown}");
+    ensure!(!shown.contains("Interrupted") && shown.contains("No pictures arrive"), "the page has shown {shown}");
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 //!
 //! ISO/IEC 23000-19 (CMAF); the boxes are written by [`fmp4`](crate::fmp4).
 
+mod absence;
 mod config;
 mod open_segment;
 mod segment;

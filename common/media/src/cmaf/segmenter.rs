@@ -22,7 +22,8 @@
 //!
 //! A track that joins while the first segment of its epoch is still open (most encoders send their headers one after the other) joins that
 //! segment, which no client has seen yet. A track that joins later waits for the next IDR, and its units are held until then, so that the segment
-//! it joins can be decoded. Pictures that are announced and do not come for some seconds are such a track: until they come, the sound is all there is.
+//! it joins can be decoded. Pictures that do not come for some seconds of sound, from the start or in the middle, are such a track: until they come, the sound
+//! is all there is. Those that go on in the middle of a GOP join at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,7 +161,7 @@ impl<S: SegmentStore> Segmenter<S> {
             self.counters.refused += 1;
             return;
         };
-        timeline.do_without_late_pictures(unit);
+        timeline.do_without_pictures(unit);
         if timeline.waits_for_next_init(unit) {
             let bytes: usize = timeline.waiting.iter().map(|waiting| waiting.unit.payload.len()).sum();
             let limit = self.targets.max_segment_millis();

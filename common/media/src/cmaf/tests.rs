@@ -278,6 +278,78 @@ fn sound_is_listed_alone_until_late_pictures_come() {
     assert!(segments.iter().all(|(_, discontinuity)| !discontinuity), "{segments:?}");
 }
 
+/// Sound for 60 s, and pictures where `has_picture` says so: what is listed, as whether a segment has pictures and whether it begins with a discontinuity;
+/// and how often the init segment changes. Every unit is listed once.
+fn segments_with_absences(has_picture: impl Fn(i64) -> bool) -> (Vec<(bool, bool)>, usize) {
+    let mut segmenter = Segmenter::with_store(SegmenterConfig::default(), Archive::default());
+    let mut window = LiveWindow::new(Bounds { duration: Duration::from_secs(100), bytes: usize::MAX });
+    let (catalog, mut source, mut sent) = (pictures_and_sound(), TrackOrder::default(), Vec::new());
+    for at in (0..60_000).step_by(20) {
+        let dts = Timestamp::from_millis(at);
+        let unit = |track, random_access| {
+            let payload = Bytes::from_static(&[0; 10]);
+            AccessUnit { epoch: Epoch(1), track, dts, pts: dts, random_access, payload }
+        };
+        let picture = (at % 40 == 0 && has_picture(at)).then(|| unit(TrackId::VIDEO, at % 2000 == 0));
+        for unit in picture.into_iter().chain([unit(TrackId::AUDIO, true)]) {
+            let predecessor = source.follow(&unit);
+            sent.push((unit.track, at, predecessor.map(Timestamp::as_millis)));
+            segmenter
+                .push(&window.push(Arc::clone(&catalog), unit, predecessor).clone(), WallClock::from_micros(at * 1000));
+        }
+    }
+    segmenter.end();
+    assert_eq!((segmenter.counters().refused, segmenter.counters().undecodable), (0, 0));
+
+    let mut reader = fmp4::Reader::new(Epoch(7));
+    let (mut order, mut received, mut init, mut changes) = (TrackOrder::default(), Vec::new(), None, 0);
+    let store = segmenter.store();
+    for segment in &store.segments {
+        if init.replace(segment.init) != Some(segment.init) {
+            changes += 1;
+            let init = store.inits.iter().find(|init| init.id == segment.init).unwrap();
+            reader.push(init.bytes.clone()).unwrap();
+        }
+        for chunk in segment.parts.iter().flat_map(|part| part.fragment.chunks()) {
+            for event in reader.push(chunk).unwrap() {
+                match event {
+                    fmp4::Event::Predecessor(track, predecessor) => order.state(Epoch(1), track, predecessor),
+                    fmp4::Event::Unit(unit) => {
+                        let predecessor = order.follow(&unit).map(Timestamp::as_millis);
+                        received.push((unit.track, unit.dts.as_millis(), predecessor));
+                    }
+                    fmp4::Event::Catalog(_) => {}
+                }
+            }
+        }
+    }
+    sent.sort_unstable();
+    received.sort_unstable();
+    assert_eq!(received, sent);
+    (store.segments.iter().map(|segment| (segment.intervals.count > 0, segment.discontinuity)).collect(), changes - 1)
+}
+
+#[test]
+fn sound_is_listed_alone_while_pictures_stay_away() {
+    let discontinuities =
+        |segments: &[(bool, bool)]| segments.iter().filter(|(_, discontinuity)| *discontinuity).count();
+    // They go on in the middle of a GOP.
+    let (segments, changes) = segments_with_absences(|at| !(10_500..20_700).contains(&at));
+    assert_eq!((discontinuities(&segments), changes), (2, 2), "{segments:?}");
+    // Again and again.
+    let (segments, changes) = segments_with_absences(|at| at % 20_000 < 12_000);
+    assert_eq!((discontinuities(&segments), changes), (5, 5), "{segments:?}");
+    // For good.
+    let (segments, changes) = segments_with_absences(|at| at < 30_000);
+    assert_eq!((discontinuities(&segments), changes), (1, 1), "{segments:?}");
+    // For less time than players go on by themselves.
+    let (segments, changes) = segments_with_absences(|at| at % 10_000 < 7500);
+    assert_eq!((discontinuities(&segments), changes), (0, 0), "{segments:?}");
+    // A slide show, whose first slide is taken for pictures that have gone.
+    let (segments, changes) = segments_with_absences(|at| at % 4000 == 0);
+    assert_eq!((discontinuities(&segments), changes), (2, 2), "{segments:?}");
+}
+
 /// A stream whose tracks change with each picture of a millisecond: segments that hold next to nothing, each of which costs a few lines of playlist.
 #[test]
 fn the_number_of_segments_is_bounded() {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::absence::Absence;
 use super::open_segment::{OpenSegment, unit_cost};
 use super::segment::{Init, Intervals, Part, Segment};
 use crate::access_unit::{AccessUnit, TrackId, TrackKind};
@@ -56,8 +57,8 @@ pub(super) struct Timeline {
     sound_lag: i64,
     /// Whether silence stands in for the sound.
     pub(super) is_silent: bool,
-    /// The first sound, if it came before the pictures.
-    first_sound: Option<Timestamp>,
+    /// Whether pictures stay away while sound goes on.
+    absence: Absence,
     /// Pictures after a pause, until their sound tells how much of it is to be silent.
     pub(super) held: Vec<Entry>,
     /// Where the segment before the one in progress ended.
@@ -88,7 +89,7 @@ impl Timeline {
             order: TrackOrder::default(),
             sound_lag: 0,
             is_silent: false,
-            first_sound: None,
+            absence: Absence::default(),
             held: Vec::new(),
             closed: None,
         }
@@ -158,34 +159,47 @@ impl Timeline {
         true
     }
 
-    /// Continues without the video track if no IDR has come for [`PICTURES_PATIENCE`] of sound, since players wait for every track of an init segment;
-    /// and lets the track join again with its first IDR.
-    pub(super) fn do_without_late_pictures(&mut self, unit: &AccessUnit) {
+    /// Continues without the video track where pictures that can be decoded stay away while sound goes on, since players wait for every track of an init
+    /// segment; and lets the track join again with the first of them.
+    pub(super) fn do_without_pictures(&mut self, unit: &AccessUnit) {
         if unit.track.is_video() {
-            let joins = unit.random_access && self.next_init.is_none() && self.init.catalog.track(unit.track).is_none();
-            if joins && rendition(&self.catalog).any(|track| track.id == unit.track) {
+            let track = rendition(&self.catalog).find(|track| track.id == unit.track);
+            let is_carried = self.init.catalog.track(unit.track).is_some();
+            let can_be_decoded =
+                unit.random_access || if is_carried { self.has_idr } else { self.absence.continues(track) };
+            if can_be_decoded {
+                self.absence.see();
+            }
+            if can_be_decoded && !is_carried && track.is_some() && self.next_init.is_none() {
                 self.next_init = init(&self.catalog);
             }
             return;
         }
-        if self.has_idr || !self.has_pictures() || !self.init_is_provisional {
+        let have_gone = self.absence.hear(unit);
+        if self.catalog.video().is_none() {
+            self.absence.leave_out(None);
+        }
+        if !have_gone || !self.has_pictures() {
             return;
         }
-        let since = *self.first_sound.get_or_insert(unit.dts);
-        if unit.dts - since > PICTURES_PATIENCE {
-            let mut heard = Catalog::clone(&self.catalog);
-            heard.tracks.retain(|track| !track.id.is_video());
-            if let Some(init) = init(&heard) {
-                self.switch(init);
-            }
+        let mut heard = Catalog::clone(&self.catalog);
+        heard.tracks.retain(|track| !track.id.is_video());
+        match init(&heard) {
+            Some(init) if self.init_is_provisional && !self.has_idr => self.switch(init),
+            Some(init) => self.next_init = Some(init),
+            None => {}
         }
     }
 
     /// Puts `init` in force.
     pub(super) fn switch(&mut self, init: Arc<Init>) {
         self.fragmenter = Fragmenter::new(self.fragmenter.sequence(), &init.catalog);
-        if init.catalog.video().map(|track| track.id) != self.init.catalog.video().map(|track| track.id) {
-            self.has_idr = init.catalog.video().is_none();
+        let (before, now) = (self.init.catalog.video(), init.catalog.video());
+        if now.is_none() {
+            self.absence.leave_out(before.filter(|track| self.has_idr && self.catalog.track(track.id) == Some(*track)));
+            self.has_idr = true;
+        } else if now.map(|track| track.id) != before.map(|track| track.id) {
+            self.has_idr = self.absence.continues(now);
         }
         self.init = init;
     }
@@ -446,8 +460,6 @@ pub(super) const MAX_STEP: i64 = 200;
 const MAX_SOUND_LAG: i64 = 5000;
 /// In milliseconds. Sound that is later than usual by this much is away.
 const SOUND_PATIENCE: i64 = 600;
-/// In milliseconds of sound. Encoders that begin with both tracks begin within less.
-const PICTURES_PATIENCE: i64 = 3000;
 /// In milliseconds. Silence ends this long before the pictures, so that sound that comes back is not late.
 const SILENCE_MARGIN: i64 = 100;
 /// Bounds the silent frames that are added at once: more than the longest segment, of frames of 10 ms.

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use e2e::lan_testbed::CDN;
+use e2e::replay::{TimedTag, is_header, replay};
 use e2e::{Process, TIMEOUT, TestEnv, program};
 use media::catalog::{Metadata as Values, Value};
 use media::flv::file::{AUDIO, Reader, Tag, VIDEO};
-use net::rtmp::client::{self, ClientOptions};
-use net::rtmp::{Message, Metadata, url};
+use net::rtmp::Metadata;
 
 /// One encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,12 +131,6 @@ fn clip(env: &TestEnv, name: &str, length: Duration, size: &str, options: &[&str
     Ok(tags)
 }
 
-/// A tag, and when it is sent, in milliseconds from the start of the turn.
-struct Timed {
-    at: u32,
-    tag: Tag,
-}
-
 impl Encoder {
     /// Whether a player that joins finds segments that begin with an IDR.
     pub(crate) fn has_idr_in_each_segment(self) -> bool {
@@ -144,13 +138,10 @@ impl Encoder {
     }
 
     /// What it sends, in the order of sending; `None` for a program, which sends by itself.
-    fn tags(self, clips: &Clips) -> Option<Vec<Timed>> {
+    fn tags(self, clips: &Clips) -> Option<Vec<TimedTag>> {
         let length = clips.length.as_millis() as u32;
         let (third, half) = (length / 3, length / 2);
-        let timed = |tags: &[Tag]| -> Vec<Timed> {
-            tags.iter().map(|tag| Timed { at: tag.timestamp, tag: tag.clone() }).collect()
-        };
-        let mut tags = timed(match self {
+        let mut tags = TimedTag::from_tags(match self {
             Self::LongGop => &clips.long_gop,
             _ => &clips.regular,
         });
@@ -160,14 +151,14 @@ impl Encoder {
             Self::Regular | Self::LongGop | Self::LargeMetadata => {}
             Self::JitteredSound => {
                 let mut least = 0;
-                for (n, Timed { tag, .. }) in tags.iter_mut().filter(|t| is_frame(&t.tag, AUDIO)).enumerate() {
+                for (n, TimedTag { tag, .. }) in tags.iter_mut().filter(|t| is_frame(&t.tag, AUDIO)).enumerate() {
                     tag.timestamp = (tag.timestamp + (n as u32 * 7919) % 25).saturating_sub(12).max(least);
                     least = tag.timestamp;
                 }
             }
             Self::GroupedSound => {
                 let mut group = 0;
-                for (n, Timed { tag, .. }) in tags.iter_mut().filter(|t| is_frame(&t.tag, AUDIO)).enumerate() {
+                for (n, TimedTag { tag, .. }) in tags.iter_mut().filter(|t| is_frame(&t.tag, AUDIO)).enumerate() {
                     if n % 3 == 0 {
                         group = tag.timestamp;
                     }
@@ -196,10 +187,11 @@ impl Encoder {
             }
             Self::SizeInBand => {
                 let sets = parameter_sets(&clips.large);
-                let large = timed(&clips.large).into_iter().filter(|t| t.at >= half && !is_header(&t.tag));
+                let large =
+                    TimedTag::from_tags(&clips.large).into_iter().filter(|t| t.at >= half && !is_header(&t.tag));
                 let large = large.skip_while(|t| !is_idr(&t.tag));
                 let large: Vec<_> =
-                    large.map(|t| Timed { at: t.at, tag: with_parameter_sets(&t.tag, &sets) }).collect();
+                    large.map(|t| TimedTag { at: t.at, tag: with_parameter_sets(&t.tag, &sets) }).collect();
                 let from = large.first().map_or(length, |t| t.at);
                 tags.retain(|t| t.at < from);
                 tags.extend(large);
@@ -247,14 +239,6 @@ impl Encoder {
     }
 }
 
-fn is_header(tag: &Tag) -> bool {
-    match tag.kind {
-        AUDIO => tag.body.first().is_some_and(|byte| byte >> 4 == 10) && tag.body.get(1) == Some(&0),
-        VIDEO => tag.body.get(1) == Some(&0),
-        _ => false,
-    }
-}
-
 fn is_idr(tag: &Tag) -> bool {
     tag.kind == VIDEO && tag.body.first().is_some_and(|byte| byte >> 4 == 1) && !is_header(tag)
 }
@@ -296,7 +280,6 @@ pub(crate) struct Turn {
 /// Lets the encoders publish in turn until `stop`; to be run in the host of the CDN.
 pub(crate) fn take_turns(key: &str, clips: &Clips, stop: &AtomicBool, turns: &Arc<Mutex<Vec<Turn>>>) -> Result<()> {
     let env = TestEnv::new()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let target = format!("rtmp://{CDN}/live/{key}");
     let chosen = crate::chosen("NEARCAST_SOAK_ENCODERS", &Encoder::ALL)?;
     for encoder in chosen.iter().copied().cycle() {
@@ -309,7 +292,7 @@ pub(crate) fn take_turns(key: &str, clips: &Clips, stop: &AtomicBool, turns: &Ar
         let player = play(&env, begun + clips.length / 2)?;
         let end = begun + clips.length;
         let cut = match encoder.tags(clips) {
-            Some(tags) => runtime.block_on(publish(&target, encoder, &tags, stop)).err().map(|e| format!("{e:#}")),
+            Some(tags) => replay(&target, metadata(encoder), &tags, stop).err().map(|e| format!("{e:#}")),
             None => {
                 let mut process = env.spawn("encoder", &mut encoder.command(&target)?)?;
                 while Instant::now() < end && process.running()? && !stop.load(Ordering::Relaxed) {
@@ -335,29 +318,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn publish(target: &str, encoder: Encoder, tags: &[Timed], stop: &AtomicBool) -> Result<()> {
-    let mut publisher = client::publish(&url::parse(target)?, ClientOptions::default()).await?;
-    let begun = tokio::time::Instant::now();
-    if encoder == Encoder::LargeMetadata {
-        let values: Values = (0..3_000).map(|n| (format!("keyframe{n}"), Value::Number(f64::from(n)))).collect();
-        publisher.send(Message::Metadata(Metadata { values, ..Metadata::default() })).await?;
-    }
-    for Timed { at, tag } in tags {
-        let due = begun + Duration::from_millis((*at).into());
-        if let Ok(error) = tokio::time::timeout_at(due, publisher.idle()).await {
-            return Err(error.into());
-        }
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let (timestamp, body) = (tag.timestamp, tag.body.clone());
-        match tag.kind {
-            AUDIO => publisher.send(Message::Audio { timestamp, body }).await?,
-            VIDEO => publisher.send(Message::Video { timestamp, body }).await?,
-            _ => {}
-        }
-    }
-    publisher.close().await.context("the end of the turn")
+/// What the encoder says of itself.
+fn metadata(encoder: Encoder) -> Option<Metadata> {
+    let values: Values = (0..3_000).map(|n| (format!("keyframe{n}"), Value::Number(f64::from(n)))).collect();
+    (encoder == Encoder::LargeMetadata).then(|| Metadata { values, ..Metadata::default() })
 }
 
 /// Starts FFmpeg, which plays the HLS output of the stream for a moment from `at` on.
